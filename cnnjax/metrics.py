@@ -1,0 +1,38 @@
+"""Metrics as (sum, count) pairs, which add over batches, devices and processes; divided once, on the host."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cnnjax.typing import Labels, Logits
+
+Sums = dict[str, Any]  # name -> weighted sum; "count" -> sum of the weights
+
+
+def classification(
+    logits: Logits, labels: Labels, losses: Float[Array, " n"], weights: Float[Array, " n"]
+) -> Sums:
+    """Sums of the loss and of the errors (argmax differs from the label) over weighted examples.
+
+    Examples of weight 0 are padding: they count nothing, even where they are not finite.
+    """
+    wrong = (jnp.argmax(logits, -1) != labels).astype(jnp.float32)
+    return {
+        "loss": jnp.sum(jnp.where(weights > 0, losses * weights, 0)),
+        "error": jnp.sum(wrong * weights),
+        "count": jnp.sum(weights),
+    }
+
+
+def zeros() -> Sums:
+    """The sums of no example."""
+    return {name: jnp.float32(0) for name in ("loss", "error", "count")}
+
+
+def means(sums: Sums) -> dict[str, float]:
+    """Sums from the device to means on the host; a count of 0 gives NaN."""
+    count = float(sums["count"])
+    return {
+        name: float(value) / count if count else float("nan") for name, value in sums.items() if name != "count"
+    }

@@ -1,0 +1,97 @@
+"""Every network by its paper's name: ``create("resnet56_cifar", num_classes=10)``.
+
+``MODELS`` is the one explicit table. A model is a Flax Linen module called as
+``model.apply(variables, images, train, dropout_rate)`` that returns ``(logits, endpoints)``.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cnnjax import tree
+from cnnjax.models import lenet, mlp, resnet, vgg
+from cnnjax.typing import UsageError, unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A named variant: how to build it, and the image shape (H, W, C) it was published with."""
+
+    build: Callable[..., nn.Module]
+    image_shape: tuple[int, int, int]
+
+
+def _cifar(depth: int, shortcut: str) -> Entry:
+    return Entry(partial(resnet.CifarResNet, depth=depth, shortcut=shortcut), (32, 32, 3))
+
+
+MODELS: dict[str, Entry] = {
+    "mlp": Entry(mlp.MLP, (32, 32, 3)),
+    "lenet5": Entry(lenet.LeNet5, (32, 32, 1)),
+    "lenet5_classic": Entry(lenet.LeNet5Classic, (32, 32, 1)),
+    "vgg_small": Entry(vgg.VGG, (32, 32, 3)),
+    **{f"plain{depth}_cifar": _cifar(depth, "none") for depth in resnet.DEPTHS},
+    **{f"resnet{depth}_cifar": _cifar(depth, "A") for depth in resnet.DEPTHS},
+}
+
+
+def create(name: str, **overrides: Any) -> nn.Module:
+    """The network called ``name``, with some of its fields replaced.
+
+    Raises:
+      UsageError: unknown name or field, or a value of the wrong type or range.
+    """
+    if name not in MODELS:
+        raise unknown("model", name, MODELS)
+    known = fields(name)
+    for field, value in overrides.items():
+        if field not in known:
+            raise unknown(f"field of model {name}", field, known)
+        expected = type(known[field])
+        if expected in (int, str, tuple) and (type(value) is not expected):
+            raise UsageError(f"model.{field} must be of type {expected.__name__}, not {value!r}.")
+    return MODELS[name].build(**overrides)
+
+
+def fields(name: str) -> dict[str, Any]:
+    """The fields of the model called ``name`` that may be overridden, with their values."""
+    model = MODELS[name].build()
+    hidden = {"parent", "name"}
+    return {f.name: getattr(model, f.name) for f in dataclasses.fields(model) if f.name not in hidden}
+
+
+def check_image_shape(model: nn.Module, image_shape: tuple[int, int, int], name: str = "") -> None:
+    """Refuses images (H, W, C) that the model's arithmetic cannot take.
+
+    Raises:
+      UsageError: too small, or not of the one size that the model takes.
+    """
+    label = name or type(model).__name__
+    smallest, largest = getattr(model, "min_size", 1), getattr(model, "max_size", None)
+    height, width = image_shape[:2]
+    if min(height, width) < smallest:
+        raise UsageError(
+            f"{label} needs images of at least {smallest}x{smallest} pixels, not {height}x{width}. "
+            f"Use --data.image_size={smallest} or larger, or another model."
+        )
+    if largest and max(height, width) > largest:
+        raise UsageError(
+            f"{label} takes images of {largest}x{largest} pixels, not {height}x{width}. Use --data.image_size={largest}."
+        )
+
+
+def parameter_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """The variables' shapes for images (H, W, C), without computing any."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), images)
+
+
+def count_parameters(name: str, **overrides: Any) -> int:
+    """The number of trainable parameters at the published image shape, unless overridden."""
+    model = create(name, **overrides)
+    return tree.count(parameter_shapes(model, MODELS[name].image_shape)["params"])

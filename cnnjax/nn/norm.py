@@ -1,0 +1,133 @@
+"""Normalisation as one injected choice: batch, instance, group, layer or none.
+
+All four standardise activations (subtract a mean, divide by a standard deviation) and then apply
+a learned scale and bias per channel; they differ in what the mean is taken over (S3:617-679).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from cnnjax.typing import UsageError, unknown
+
+NORMS = ("batch", "instance", "group", "layer", "none")
+EPSILON = 1e-5
+
+
+@jax.custom_vjp
+def standardize(x: Float[Array, "... c"], scale: Float[Array, " c"], bias: Float[Array, " c"]):
+    """Per-channel standardisation over all other axes; returns (output, mean, variance).
+
+    The backward pass is the closed form of Ioffe and Szegedy 2015, which reads the activations
+    twice; automatic differentiation of the same forward pass reads them more often. The mean and
+    the variance are for the running statistics only: no gradient flows through them.
+    """
+    return _standardize_forward(x, scale, bias)[0]
+
+
+def _standardize_forward(x, scale, bias):
+    axes = tuple(range(x.ndim - 1))
+    x32 = x.astype(jnp.float32)
+    mean = x32.mean(axes)
+    variance = jnp.square(x32 - mean).mean(axes)
+    inverse = lax.rsqrt(variance + EPSILON)
+    out = (x32 - mean) * (inverse * scale) + bias
+    return (out.astype(x.dtype), mean, variance), (x, scale, mean, inverse)
+
+
+def _standardize_backward(residuals, grads):
+    x, scale, mean, inverse = residuals
+    grad = grads[0].astype(jnp.float32)
+    axes = tuple(range(x.ndim - 1))
+    size = x.size // x.shape[-1]
+    centred = x.astype(jnp.float32) - mean
+    bias_grad = grad.sum(axes)
+    scale_grad = (grad * centred).sum(axes) * inverse
+    x_grad = (scale * inverse) * (grad - bias_grad / size - centred * (inverse * scale_grad / size))
+    return x_grad.astype(x.dtype), scale_grad, bias_grad
+
+
+standardize.defvjp(_standardize_forward, _standardize_backward)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over batch and space; running statistics in evaluation (S3:666-677).
+
+    State in the collection ``batch_stats``: ``mean`` and ``var`` (C,), the biased variance, as
+    exponential averages ``momentum * old + (1 - momentum) * new``.
+    """
+
+    momentum: float = 0.9
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... c"], train: bool) -> Float[Array, "... c"]:
+        """Activations (..., C) to the same shape."""
+        channels = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        if not train:
+            factor = scale * lax.rsqrt(var.value + EPSILON)
+            return (x * factor + (bias - mean.value * factor)).astype(self.dtype)
+        out, batch_mean, batch_var = standardize(x, scale, bias)
+        if not self.is_initializing():
+            mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
+            var.value = self.momentum * var.value + (1 - self.momentum) * batch_var
+        return out.astype(self.dtype)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation (Wu and He 2018), per example; ``groups`` None is one per channel (instance).
+
+    Raises:
+      UsageError: the groups do not divide the channels.
+    """
+
+    groups: int | None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n *space c"], train: bool) -> Float[Array, "n *space c"]:
+        """Activations (N, ..., C) to the same shape; ``train`` makes no difference."""
+        channels = x.shape[-1]
+        groups = self.groups or channels
+        if channels % groups:
+            raise UsageError(f"{groups} groups do not divide {channels} channels. Choose a divisor.")
+        return nn.GroupNorm(num_groups=groups, epsilon=EPSILON, dtype=self.dtype, name="group")(x)
+
+
+class NoNorm(nn.Module):
+    """No normalisation: a bias per channel, so that the convolution before it needs none."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... c"], train: bool) -> Float[Array, "... c"]:
+        """Activations (..., C) to the same shape; ``train`` makes no difference."""
+        return x + self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32).astype(x.dtype)
+
+
+def norm_layer(name: str, dtype: Any = jnp.float32, groups: int = 8) -> Callable[..., nn.Module]:
+    """The constructor of the normalisation called ``name``; its instances take ``(x, train)``.
+
+    "layer" normalises over space and channels of one example, "group" over space and
+    channels / ``groups``, "instance" over space of each channel, "batch" over batch and space.
+
+    Raises:
+      UsageError: unknown name.
+    """
+    if name not in NORMS:
+        raise unknown("norm", name, NORMS)
+    if name == "batch":
+        return partial(BatchNorm, dtype=dtype)
+    if name == "none":
+        return partial(NoNorm, dtype=dtype)
+    return partial(GroupNorm, groups={"instance": None, "group": groups, "layer": 1}[name], dtype=dtype)

@@ -1,0 +1,1 @@
+"""Pure functions on arrays: convolution and pooling. No parameters, no state."""

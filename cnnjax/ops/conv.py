@@ -1,0 +1,221 @@
+"""Cross-correlation whose three passes stay on XLA's fast path, alone, in loops and under vmap.
+
+What a deep-learning layer calls a convolution is a cross-correlation: the kernel is not flipped.
+
+XLA on the CPU sends only *canonical* convolutions (NHWC input, HWIO kernel, NHWC output, positive
+padding) to its fast implementation. Outside loops a compiler pass rewrites the others; inside
+``scan``, ``while`` and ``map`` it does not, and the two gradients that automatic differentiation
+derives are 2 to 5 times slower there. So here both gradients are written out as canonical
+convolutions, with explicit transposes and padding.
+
+``vmap`` over both images and kernels (several runs trained side by side) would become a grouped
+convolution, which is slower than running the members one after another. The batching rules
+below make it a batched matrix product over patches (im2col) instead.
+"""
+
+from functools import lru_cache, partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from cnnjax.typing import UsageError
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]
+
+
+def explicit_padding(
+    padding: str | int | Padding, size: Pair, kernel: Pair, strides: Pair, dilation: Pair = (1, 1)
+) -> Padding:
+    """``((top, bottom), (left, right))`` for "VALID", "SAME" (as in TensorFlow), a number or pairs.
+
+    Raises:
+      UsageError: unknown name, or a dilated kernel larger than the padded input.
+    """
+    extents = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
+    if isinstance(padding, int):
+        pads: Padding = ((padding, padding), (padding, padding))
+    elif padding == "VALID":
+        pads = ((0, 0), (0, 0))
+    elif padding == "SAME":
+        totals = [max((-(-n // s) - 1) * s + e - n, 0) for n, e, s in zip(size, extents, strides, strict=True)]
+        pads = ((totals[0] // 2, -(-totals[0] // 2)), (totals[1] // 2, -(-totals[1] // 2)))
+    elif isinstance(padding, str):
+        raise UsageError(f"Unknown padding {padding!r}. Choices: 'SAME', 'VALID', a number, or two pairs.")
+    else:
+        pads = padding
+    for n, (low, high), extent in zip(size, pads, extents, strict=True):
+        if n + low + high < extent:
+            raise UsageError(
+                f"The kernel covers {extent} pixels but the padded input has n + p = {n} + {low + high} = "
+                f"{n + low + high}. Use larger images, more padding or a smaller kernel."
+            )
+    return pads
+
+
+def output_size(n: int, f: int, p: int, s: int) -> int:
+    """floor((n + 2p - f) / s) + 1 (S4:272; the form printed at S4:204 is wrong)."""
+    return (n + 2 * p - f) // s + 1
+
+
+def conv(
+    images: Float[Array, "n h w c"],
+    kernel: Float[Array, "kh kw ci o"],
+    strides: Pair = (1, 1),
+    padding: str | int | Padding = "SAME",
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> Float[Array, "n h2 w2 o"]:
+    """2-D cross-correlation, NHWC with an HWIO kernel.
+
+    Args:
+      images: (N, H, W, C).
+      kernel: (kh, kw, C / groups, O).
+      strides: rows, columns.
+      padding: "SAME", "VALID", one number for all sides, or ((top, bottom), (left, right)).
+      dilation: spacing of the kernel's taps; 1 is an ordinary kernel.
+      groups: channels are split into this many independent groups.
+
+    Returns:
+      (N, H', W', O) with H' = floor((H + top + bottom - dilation (kh - 1) - 1) / stride) + 1.
+
+    Raises:
+      UsageError: kernel larger than the padded input, or channels that do not match the groups.
+    """
+    channels, fan_in, features = images.shape[-1], kernel.shape[2], kernel.shape[3]
+    if channels != fan_in * groups or features % groups:
+        raise UsageError(
+            f"{channels} input channels with {groups} groups need a kernel of {channels}/{groups} input channels "
+            f"and a multiple of {groups} output channels, not {fan_in} and {features}."
+        )
+    pads = explicit_padding(padding, images.shape[1:3], kernel.shape[:2], strides, dilation)
+    if groups > 1 or jax.default_backend() != "cpu":
+        # Other back ends have their own fast gradients, and grouped ones have no canonical form.
+        return lax.conv_general_dilated(
+            images, kernel, strides, pads, (1, 1), dilation, LAYOUT, feature_group_count=groups
+        )
+    return _canonical(images, kernel, strides, pads, dilation)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _canonical(images, kernel, strides, pads, dilation):
+    return _correlate(strides, dilation)(_pad(images, pads), kernel)
+
+
+def _forward(images, kernel, strides, pads, dilation):
+    return _canonical(images, kernel, strides, pads, dilation), (images, kernel)
+
+
+def _backward(strides, pads, dilation, residuals, grad):
+    images, kernel = residuals
+    return (
+        _images_gradient(grad, kernel, images.shape[1:3], strides, pads, dilation),
+        _kernel_gradient(kernel.shape[:2], strides, dilation)(_pad(images, pads), grad),
+    )
+
+
+_canonical.defvjp(_forward, _backward)
+
+
+def _images_gradient(grad, kernel, size, strides, pads, dilation):
+    """Spread the gradient by the stride, pad it, correlate with the flipped, transposed kernel."""
+    margins = []
+    for axis in (0, 1):
+        extent = (kernel.shape[axis] - 1) * dilation[axis] + 1
+        low = extent - 1 - pads[axis][0]
+        spread = (grad.shape[axis + 1] - 1) * strides[axis] + 1
+        margins.append((low, size[axis] + extent - 1 - spread - low, strides[axis] - 1))
+    spread = _spread(grad, margins)
+    return _correlate((1, 1), dilation)(spread, jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2))
+
+
+@lru_cache(maxsize=None)
+def _correlate(strides: Pair, dilation: Pair):
+    """VALID cross-correlation of padded images (N, H, W, C) with a kernel (kh, kw, C, O)."""
+
+    @jax.custom_batching.custom_vmap
+    def correlate(images, kernel):
+        out_size = [output_size(images.shape[a + 1], (kernel.shape[a] - 1) * dilation[a] + 1, 0, strides[a]) for a in (0, 1)]
+        if min(out_size) < min(kernel.shape[:2]):
+            # XLA takes a naive path here: VGG's last stage on 32x32 images is 80 times slower.
+            columns = patches(images, kernel.shape[:2], strides, dilation)
+            return columns @ kernel.reshape(-1, kernel.shape[-1])
+        return lax.conv_general_dilated(images, kernel, strides, "VALID", (1, 1), dilation, LAYOUT)
+
+    @correlate.def_vmap
+    def batched(lanes, in_batched, images, kernel):
+        if in_batched == [True, False]:
+            out = correlate(images.reshape(-1, *images.shape[2:]), kernel)
+            return out.reshape(lanes, -1, *out.shape[1:]), True
+        if in_batched == [False, True]:  # one set of images for every member: more output channels
+            kh, kw, c, o = kernel.shape[1:]
+            out = correlate(images, kernel.transpose(1, 2, 3, 0, 4).reshape(kh, kw, c, lanes * o))
+            return jnp.moveaxis(out.reshape(*out.shape[:3], lanes, o), 3, 0), True
+        columns = jax.vmap(partial(patches, size=kernel.shape[1:3], strides=strides, dilation=dilation))(images)
+        rows = columns.reshape(lanes, -1, columns.shape[-1])
+        out = rows @ kernel.reshape(lanes, -1, kernel.shape[-1])
+        return out.reshape(*columns.shape[:-1], kernel.shape[-1]), True
+
+    return correlate
+
+
+@lru_cache(maxsize=None)
+def _kernel_gradient(size: Pair, strides: Pair, dilation: Pair):
+    """Gradient (kh, kw, C, O) from padded images (N, H, W, C) and the output's gradient (N, H', W', O)."""
+
+    @jax.custom_batching.custom_vmap
+    def kernel_gradient(images, grad):
+        # Channels play the batch, the batch plays the channels, the spread gradient is the kernel.
+        # Rows and columns that a stride never reached are cut off.
+        margins = [
+            (0, (grad.shape[a + 1] - 1) * strides[a] + (size[a] - 1) * dilation[a] + 1 - images.shape[a + 1], 0)
+            for a in (0, 1)
+        ]
+        used = _spread(images, margins)
+        spread = _spread(grad, [(0, 0, s - 1) for s in strides])
+        out = lax.conv_general_dilated(
+            used.transpose(3, 1, 2, 0), spread.transpose(1, 2, 0, 3), dilation, "VALID", dimension_numbers=LAYOUT
+        )
+        return out.transpose(1, 2, 0, 3)
+
+    @kernel_gradient.def_vmap
+    def batched(lanes, in_batched, images, grad):
+        take = partial(patches, size=size, strides=strides, dilation=dilation)
+        columns = jax.vmap(take)(images) if in_batched[0] else take(images)[None]
+        columns = columns.reshape(columns.shape[0], -1, columns.shape[-1])
+        grads = (grad if in_batched[1] else grad[None]).reshape(lanes if in_batched[1] else 1, -1, grad.shape[-1])
+        out = jnp.matmul(columns.transpose(0, 2, 1), grads)
+        return out.reshape(lanes, *size, -1, grad.shape[-1]), True
+
+    return kernel_gradient
+
+
+def patches(
+    images: Float[Array, "n h w c"], size: Pair, strides: Pair = (1, 1), dilation: Pair = (1, 1)
+) -> Float[Array, "n h2 w2 k"]:
+    """im2col: the kh·kw·C values under the kernel at every VALID position, taps first, channels last."""
+    height, width = (
+        output_size(images.shape[a + 1], (size[a] - 1) * dilation[a] + 1, 0, strides[a]) for a in (0, 1)
+    )
+    slices = [
+        images[
+            :,
+            i * dilation[0] : i * dilation[0] + (height - 1) * strides[0] + 1 : strides[0],
+            j * dilation[1] : j * dilation[1] + (width - 1) * strides[1] + 1 : strides[1],
+        ]
+        for i in range(size[0])
+        for j in range(size[1])
+    ]
+    return jnp.concatenate(slices, axis=-1)
+
+
+def _pad(images, pads):
+    return jnp.pad(images, ((0, 0), *pads, (0, 0)))
+
+
+def _spread(images, margins):
+    """Pad (or cut, where negative) rows and columns and put ``interior`` zeros between them."""
+    return lax.pad(images, jnp.zeros((), images.dtype), ((0, 0, 0), *margins, (0, 0, 0)))

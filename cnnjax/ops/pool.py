@@ -1,0 +1,62 @@
+"""Pooling over windows. Channels are pooled one by one; there is nothing to learn.
+
+Both reduce over shifted strided slices: the gradient of ``maximum`` over slices is about five
+times faster on the CPU than the gradient of ``reduce_window``, and compiles to no scatter.
+Where several entries share a window's maximum, its gradient is split between them.
+"""
+
+from functools import reduce
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cnnjax.ops.conv import Pair, Padding, explicit_padding
+
+
+def max_pool(
+    images: Float[Array, "n h w c"],
+    window: Pair = (2, 2),
+    strides: Pair | None = None,
+    padding: str | int | Padding = "VALID",
+) -> Float[Array, "n h2 w2 c"]:
+    """The largest value under each window (S2:69-86). Padding never wins.
+
+    Args:
+      images: (N, H, W, C).
+      window: rows, columns.
+      strides: the window by default, so that windows do not overlap.
+      padding: as in ``ops.conv.conv``.
+
+    Raises:
+      UsageError: window larger than the padded input.
+    """
+    return reduce(jnp.maximum, _slices(images, window, strides or window, padding, -jnp.inf))
+
+
+def average_pool(
+    images: Float[Array, "n h w c"],
+    window: Pair = (2, 2),
+    strides: Pair | None = None,
+    padding: str | int | Padding = "VALID",
+) -> Float[Array, "n h2 w2 c"]:
+    """The mean under each window (S3:194-202). Padding counts as zeros.
+
+    Args and errors as for ``max_pool``.
+    """
+    return reduce(jnp.add, _slices(images, window, strides or window, padding, 0.0)) / (window[0] * window[1])
+
+
+def _slices(images, window, strides, padding, fill):
+    """One strided view of the padded images for each place in the window."""
+    pads = explicit_padding(padding, images.shape[1:3], window, strides)
+    padded = jnp.pad(images, ((0, 0), *pads, (0, 0)), constant_values=fill)
+    height, width = ((padded.shape[axis + 1] - window[axis]) // strides[axis] + 1 for axis in (0, 1))
+    return [
+        padded[
+            :,
+            i : i + (height - 1) * strides[0] + 1 : strides[0],
+            j : j + (width - 1) * strides[1] + 1 : strides[1],
+        ]
+        for i in range(window[0])
+        for j in range(window[1])
+    ]

@@ -1,0 +1,117 @@
+"""Rows to figures: what happened during training, where it ended, and how it answers a swept number.
+
+An experiment lists specs (``FIGURES = [Curves("train_error"), Finals(("test_error",))]``) and
+``draw`` turns each into a matplotlib figure. Every mean is over the runs that are done and carries
+its 95 % interval; a run that diverged is drawn apart and counted in the note below the figure. The
+bytes of a saved figure depend on the rows and the version of matplotlib alone.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cnnjax.report import curves, finals, style
+from cnnjax.report.curves import Curves
+from cnnjax.report.finals import Finals, Response
+from cnnjax.report.table import Row, conditions, words, write_atomically
+from cnnjax.typing import UsageError
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+__all__ = ["Curves", "FigureSpec", "Finals", "Response", "draw", "explanation", "note", "save", "title"]
+
+FigureSpec = Curves | Finals | Response
+PNG_DPI = 200  # 1,800 px wide: for dense screens and print
+
+
+def draw(spec: FigureSpec, rows: Sequence[Row]) -> "matplotlib.figure.Figure":
+    """Draws one figure of these rows, without pyplot and whatever the user's matplotlibrc says.
+
+    Raises:
+      UsageError: there are no rows, the metric is in no history, or ``Response.x`` is not a
+        swept number >= 0.
+    """
+    from matplotlib.figure import Figure
+
+    if not rows:
+        raise UsageError(f"There is no finished run to draw {title(spec)!r} of. Run the experiment first.")
+    found = conditions(rows)
+    with style.settings():
+        figure = Figure(layout="constrained")
+        figure.suptitle(style.wrap(title(spec), 80), x=0.01, ha="left", fontsize=13, fontweight="bold")
+        match spec:
+            case Curves():
+                curves.draw(figure, spec, found)
+            case Finals():
+                finals.draw_finals(figure, spec, found)
+            case Response():
+                finals.draw_response(figure, spec, found)
+        style.foot(figure, note(spec, rows))
+    return figure
+
+
+def save(figure: "matplotlib.figure.Figure", stem: str | Path) -> tuple[Path, Path]:
+    """Writes ``<stem>.png`` and ``<stem>.svg``, without a date: the same figure gives the same bytes."""
+    png, svg = Path(f"{stem}.png"), Path(f"{stem}.svg")
+    _save(figure, png, {"Software": None})
+    _save(figure, svg, {"Date": None, "Creator": None})
+    return png, svg
+
+
+def _save(figure: "matplotlib.figure.Figure", path: Path, metadata: dict[str, None]) -> None:
+    content = io.BytesIO()
+    with style.settings():
+        figure.savefig(content, format=path.suffix[1:], dpi=PNG_DPI, metadata=metadata)
+    write_atomically(path, content.getvalue())
+
+
+def title(spec: FigureSpec) -> str:
+    """The title that the spec gives, or one made of its metrics."""
+    if spec.title is not None:
+        return spec.title
+    if isinstance(spec, Curves):
+        return f"{words(spec.metric).capitalize()} during training"
+    metrics = ", ".join(map(words, spec.metrics)).capitalize()
+    return f"{metrics} against {spec.x}" if isinstance(spec, Response) else f"{metrics} at the last step"
+
+
+def note(spec: FigureSpec, rows: Sequence[Row]) -> str:
+    """The line below the figure: what is averaged, and how many runs are not."""
+    seeds = sorted({len(condition.with_status("done")) for condition in conditions(rows)})
+    if seeds[-1] == 0:
+        text = "No run is done"
+    elif seeds[-1] == 1:
+        text = "One seed per condition, so no intervals"
+    else:
+        text = f"Mean and 95 % interval over {'–'.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds"
+    diverged = sum(row["status"] == "diverged" for row in rows)
+    failed = sum(row["status"] == "failed" for row in rows)
+    if diverged:
+        drawn = {Curves: " (dotted, up to the ×)", Response: " (× at the top)", Finals: ""}[type(spec)]
+        text += f"; {diverged} of {len(rows)} runs diverged{drawn}"
+    if failed:
+        text += f"; {failed} of {len(rows)} runs failed"
+    return text + "."
+
+
+def explanation(spec: FigureSpec) -> str:
+    """How to read the figure, for someone who sees one of its kind for the first time."""
+    match spec:
+        case Curves():
+            return (
+                f"Each line is the {words(spec.metric)} of one condition as training proceeds, averaged over "
+                "seeds; the band is the 95 % interval of that mean."
+            )
+        case Finals():
+            return (
+                "Large dots are means over seeds at the last training step, bars their 95 % intervals, "
+                "small grey dots single seeds."
+            )
+        case Response():
+            return (
+                f"Final metrics for each value of {spec.x}, on a logarithmic axis with 0 (off) apart at the "
+                "left. Lines are means over seeds, bands and bars their 95 % intervals, faint dots single "
+                "seeds."
+            )

@@ -1,0 +1,332 @@
+"""One HTML page per experiment: verdicts, figures, table, and how it was run.
+
+The page stands alone (no script, no link, no font; figures are inlined) and holds no date, so the
+same rows give the same bytes. Everything that comes from an experiment or a run is escaped.
+"""
+
+import base64
+import json
+import math
+import statistics
+import textwrap
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from cnnjax.report import figures as drawing
+from cnnjax.report.table import (
+    CELL_MEANING,
+    VERDICT_STYLES,
+    Row,
+    cell,
+    conditions,
+    effect_text,
+    heading,
+    label,
+    seeds_text,
+    subject,
+    summary_table,
+    value_text,
+    write_atomically,
+    write_results_csv,
+)
+from cnnjax.typing import UsageError
+
+CSS = """
+:root { color-scheme: light dark; --ink: #1c2024; --soft: #5b6168; --page: #fbfbfa; --card: #fff;
+  --line: #d9dcdf; --reproduced: #0b6b3a; --refuted: #a8200d; --inconclusive: #7a5200; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e6; --soft: #a3a9b0; --page: #16181b;
+  --card: #1e2125; --line: #383d43; --reproduced: #5fd08f; --refuted: #ff8c78; --inconclusive: #eabb55; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
+main { max-width: 980px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 1rem; }
+h2 { font-size: 1.25rem; margin: 2.75rem 0 .75rem; padding-bottom: .3rem;
+  border-bottom: 1px solid var(--line); break-after: avoid; }
+h3 { font-size: 1.05rem; margin: 1.5rem 0 .6rem; } .card h3 { margin-top: .35rem; }
+p { margin: 0 0 .75rem; max-width: 70ch; }
+pre, code { font: .86em/1.5 ui-monospace, monospace; overflow-wrap: anywhere; }
+pre { white-space: pre-wrap; margin: .5rem 0; padding: .7rem .9rem; border: 1px solid var(--line);
+  border-radius: 6px; }
+.soft, figcaption, caption { color: var(--soft); font-size: .9rem; }
+.card { background: var(--card); border: 1px solid var(--line); border-left: 6px solid var(--verdict);
+  border-radius: 6px; padding: 1rem 1.2rem; margin: 0 0 1rem; break-inside: avoid; }
+.reproduced { --verdict: var(--reproduced); } .refuted { --verdict: var(--refuted); }
+.inconclusive { --verdict: var(--inconclusive); }
+.badge { color: var(--verdict); font-weight: 700; margin: 0; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.2rem; margin: .5rem 0; }
+dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+summary { cursor: pointer; color: var(--soft); }
+figure { margin: 0 0 2rem; break-inside: avoid; }
+figure img { display: block; width: 100%; background: #fff; border: 1px solid var(--line); border-radius: 6px;
+  padding: 8px; }
+figcaption { margin-top: .4rem; max-width: 80ch; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; break-inside: avoid; }
+caption { caption-side: bottom; text-align: left; padding-top: .5rem; }
+th, td { text-align: left; vertical-align: top; padding: .35rem .9rem .35rem 0;
+  border-bottom: 1px solid var(--line); overflow-wrap: break-word; }
+.number { text-align: right; } td.number { white-space: nowrap; }
+@media print { :root { --page: #fff; color-scheme: light; } body { font-size: 10pt; }
+  main { max-width: none; padding: 0; } .scroll { overflow: visible; }
+  .card details::details-content { content-visibility: visible; } }
+"""
+
+
+def write(
+    directory: str | Path,
+    *,
+    experiment: str,
+    title: str,
+    introduction: str,
+    rows: Sequence[Row],
+    verdicts: Sequence[Any],
+    figures: Sequence[drawing.FigureSpec],
+    manifest: Mapping[str, Any],
+    metrics: Sequence[str],
+) -> Path:
+    """Writes ``report.html``, ``results.csv`` and ``figures/<number>_<kind>.png`` and ``.svg``.
+
+    Args:
+      directory: made if missing.
+      experiment: the experiment's name.
+      title: a sentence.
+      introduction: plain text, such as the experiment's docstring: paragraphs between blank lines;
+        indented ones are kept as they are.
+      rows: the finished runs, in the order in which their conditions shall appear.
+      verdicts: ``cnnjax.claims.Verdict``, in order of importance.
+      figures: what to draw.
+      manifest: how the runs were made; ``command``, ``versions`` (name to version) and ``data``
+        (the fingerprint) are shown where they exist, and all of it as JSON.
+      metrics: the columns of the table.
+
+    Returns:
+      The path of ``report.html``.
+
+    Raises:
+      UsageError: there are no rows, or a figure does not suit them.
+    """
+    if not rows:
+        raise UsageError(f"Experiment {experiment!r} has no finished run to report. Run it first.")
+    directory = Path(directory)
+    (directory / "figures").mkdir(parents=True, exist_ok=True)
+    write_results_csv(directory / "results.csv", rows)
+    parts = [
+        f"<header>\n<p class='soft'>{escape(experiment)}</p>\n<h1>{escape(title)}</h1>\n",
+        f"{_prose(introduction)}</header>\n",
+        _section("Verdicts", _verdicts(verdicts)),
+        _section("Figures", _figures(directory / "figures", figures, rows)) if figures else "",
+        _section("Results at the last step", _results(rows, metrics) + _undone(rows)),
+        _section("How this was run", _run(rows, manifest)),
+    ]
+    page = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(experiment)}: {escape(title)}</title>
+<style>{CSS}</style>
+</head>
+<body>
+<main>
+{"".join(parts)}</main>
+</body>
+</html>
+"""
+    path = directory / "report.html"
+    write_atomically(path, page.encode())
+    return path
+
+
+def _section(name: str, content: str) -> str:
+    return f"<section>\n<h2>{escape(name)}</h2>\n{content}</section>\n"
+
+
+def _prose(text: str) -> str:
+    blocks = [block.strip("\n") for block in text.split("\n\n")]
+    return "".join(
+        f"<pre>{escape(textwrap.dedent(block))}</pre>\n"
+        if block.startswith(" ")
+        else f"<p>{escape(block)}</p>\n"
+        for block in blocks
+        if block.strip()
+    )
+
+
+def _list(entries: Mapping[str, str]) -> str:
+    """A description list of names and HTML; empty entries are left out."""
+    items = (f"<dt>{escape(name)}</dt><dd>{content}</dd>\n" for name, content in entries.items() if content)
+    return f"<dl>\n{''.join(items)}</dl>\n"
+
+
+def _table(header: Sequence[str], lines: Iterable[Sequence[str]], numbers: range, caption: str) -> str:
+    """A table of plain text; the columns in ``numbers`` are aligned to the right."""
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        kinds = [" class='number'" if place in numbers else "" for place in range(len(cells))]
+        texts = [f"<{tag}{kind}>{escape(text)}</{tag}>" for kind, text in zip(kinds, cells, strict=True)]
+        return f"<tr>{''.join(texts)}</tr>\n"
+
+    body = "".join(line("td", cells) for cells in lines)
+    return (
+        f"<div class='scroll'><table>\n<caption>{escape(caption)}</caption>\n"
+        f"<thead>{line('th', header)}</thead>\n<tbody>{body}</tbody>\n</table></div>\n"
+    )
+
+
+# -------------------------------------------------------------------------------------- Verdicts
+
+VERDICT_MEANING = """Each claim and the rule that judges it were written down before the runs. Reproduced: the
+runs support the claim. Refuted: they support its opposite. Inconclusive: they decide neither way, which is no
+evidence that there is no effect. Effects are mean differences between runs that share a seed."""
+
+
+def _verdicts(verdicts: Sequence[Any]) -> str:
+    if not verdicts:
+        return "<p>This experiment makes no claim.</p>\n"
+    return "".join(map(_card, verdicts)) + f"<p class='soft'>{VERDICT_MEANING}</p>\n"
+
+
+def _card(verdict: Any) -> str:
+    sign, _ = VERDICT_STYLES[verdict.verdict]
+    facts = {
+        "effect [95 % interval]": escape(effect_text(verdict)),
+        "seeds": escape(seeds_text(verdict)),
+        "p of the claim, Holm-adjusted": ""
+        if math.isnan(verdict.p_adjusted)
+        else f"{verdict.p_adjusted:.2g}",
+        "note": escape(verdict.note),
+    }
+    return (
+        f"<article class='card {escape(verdict.verdict)}' id='{escape(verdict.id)}'>\n"
+        f"<p class='badge'>{sign} {escape(verdict.verdict).capitalize()}</p>\n"
+        f"<h3>{escape(verdict.statement)}</h3>\n{_list(facts)}"
+        f"<details><summary>Rule and source</summary><p>Rule: {escape(verdict.rule)}.</p>"
+        f"<p>Lecture: {escape(verdict.source)}</p></details>\n</article>\n"
+    )
+
+
+# --------------------------------------------------------------------------------------- Figures
+
+
+def _figures(directory: Path, specs: Sequence[drawing.FigureSpec], rows: Sequence[Row]) -> str:
+    blocks = []
+    for number, spec in enumerate(specs, 1):
+        stem = directory / f"{number}_{type(spec).__name__.lower()}"
+        _, svg = drawing.save(drawing.draw(spec, rows), stem)
+        # In an <img>, the ids inside one SVG cannot clash with those of another.
+        data = base64.b64encode(svg.read_bytes()).decode()
+        name, note = drawing.title(spec), drawing.note(spec, rows)
+        blocks.append(
+            f"<figure>\n<img alt='{escape(f'{name}. {note}')}' src='data:image/svg+xml;base64,{data}'>\n"
+            f"<figcaption>Figure {number}. {escape(drawing.explanation(spec))}</figcaption>\n</figure>\n"
+        )
+    return "".join(blocks)
+
+
+# --------------------------------------------------------------------------------------- Results
+
+
+def _results(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+    lines = [
+        [record.label, *(cell(metric, record.metrics[metric]) for metric in metrics), record.runs]
+        for record in summary_table(rows, metrics)
+    ]
+    header = [subject(conditions(rows)), *map(heading, metrics), "runs"]
+    return _table(header, lines, range(1, 1 + len(metrics)), f"{CELL_MEANING} Every run is in results.csv.")
+
+
+def _undone(rows: Sequence[Row]) -> str:
+    lines = [
+        [
+            label(row["assignment"]),
+            str(row["seed"]),
+            f"diverged at step {row['diverged_step']}"
+            if row["status"] == "diverged"
+            else f"failed: {row['error']}",
+        ]
+        for row in rows
+        if row["status"] != "done"
+    ]
+    if not lines:
+        return ""
+    caption = "Diverged: the loss was no longer a finite number. Neither kind enters a mean."
+    return "<h3>Runs that did not finish</h3>\n" + _table(
+        ["condition", "seed", "what happened"], lines, range(1, 2), caption
+    )
+
+
+# ------------------------------------------------------------------------------------------- Run
+
+
+def _run(rows: Sequence[Row], manifest: Mapping[str, Any]) -> str:
+    speeds = [row["images_per_second"] for row in rows if row["status"] == "done"]
+    statuses = Counter(row["status"] for row in rows)
+    ended = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
+    programs = _count({row["program"] for row in rows}, "program")
+    running = sum(row["seconds"] or 0.0 for row in rows)
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items())
+    facts = {
+        "command": f"<code>{escape(str(manifest['command']))}</code>" if "command" in manifest else "",
+        "runs": f"{len(rows)} ({ended})",
+        "compiled": f"{programs} for {_count(rows, 'run')}; runs of one program differ only in numbers "
+        "(seed, rates, strengths) that are its inputs",
+        "time": f"{_compile_seconds(rows):,.1f} s compiling, {running:,.1f} s running, summed over runs",
+        "speed": f"{statistics.median(speeds):,.0f} images/s, median over runs" if speeds else "",
+        "versions": escape(versions),
+        "data": f"<code>{escape(str(manifest['data']))}</code>" if "data" in manifest else "",
+    }
+    folded = escape(json.dumps(manifest, indent=2, sort_keys=True))
+    return (
+        f"{_list(facts)}{_signatures(rows)}"
+        f"<details><summary>Manifest</summary><pre>{folded}</pre></details>\n"
+    )
+
+
+def _compile_seconds(rows: Sequence[Row]) -> float:
+    """Each worker compiles a program once, whichever of its runs carry the time."""
+    seconds: dict[tuple[Any, Any], float] = {}
+    for row in rows:
+        key = (row["program"], row["worker"])
+        seconds[key] = max(seconds.get(key, 0.0), row["compile_seconds"] or 0.0)
+    return sum(seconds.values())
+
+
+SIGNATURE_MEANING = """The execution signature is all that decides the last bits of a result: two runs of one
+signature, condition and seed have identical parameters."""
+
+
+def _signatures(rows: Sequence[Row]) -> str:
+    fields = dict.fromkeys(field for row in rows for field in row["signature"])
+    lines = [
+        [field, _counted(Counter(value_text(row["signature"].get(field)) for row in rows))]
+        for field in fields
+    ]
+    digests = _count({row["signature_digest"] for row in rows}, "signature")
+    table = _table(["field", "value"], lines, range(0), f"{digests}. {SIGNATURE_MEANING}")
+    mixed = [
+        condition.label
+        for condition in conditions(rows)
+        if len({row["signature_digest"] for row in condition.rows}) > 1
+    ]
+    warning = (
+        "<p><strong>⚠ Seeds of one condition ran under different signatures</strong>, so they are not "
+        f"exactly comparable: {escape('; '.join(mixed))}.</p>\n"
+    )
+    details = (
+        f"<details{' open' if mixed else ''}><summary>Execution signature</summary>\n{table}</details>\n"
+    )
+    return warning + details if mixed else details
+
+
+def _counted(values: Counter[str]) -> str:
+    """``cpu``, or ``cpu (15 runs), gpu (15 runs)``."""
+    if len(values) == 1:
+        return next(iter(values))
+    return ", ".join(f"{value} ({count} runs)" for value, count in values.items())
+
+
+def _count(things: Collection[Any], name: str) -> str:
+    return f"{len(things)} {name}{'s' * (len(things) != 1)}"

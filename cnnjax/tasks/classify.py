@@ -1,0 +1,113 @@
+"""Image classification: cross-entropy and error rate."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cnnjax import losses, metrics
+from cnnjax.typing import UsageError
+
+Batch = dict[str, Any]  # images (N, H, W, C) float32, labels (N,) int32, weights (N,) float32
+Variables = dict[str, Any]  # "params" and, where the model has any, state such as "batch_stats"
+
+
+class Task(NamedTuple):
+    """Four pure functions; the trainer knows nothing else of what it trains.
+
+    Attributes:
+      init: (key, batch) -> variables.
+      loss: (variables, batch, key, hyper) -> (scalar, (model_state, metric_sums)), in training mode.
+      evaluate: (variables, batch) -> metric_sums, in evaluation mode.
+      summarize: metric_sums -> {name: float}, on the host.
+    """
+
+    init: Callable[..., Variables]
+    loss: Callable[..., Any]
+    evaluate: Callable[..., metrics.Sums]
+    summarize: Callable[[metrics.Sums], dict[str, float]]
+
+
+def classify(model: nn.Module) -> Task:
+    """The task of naming each image's class with ``model``.
+
+    The model is called with ``(images, train=..., dropout_rate=...)``, as far as it takes these, and
+    returns logits (N, classes), alone or as ``(logits, endpoints)``.
+
+    Raises:
+      UsageError: the model's ``__call__`` needs arguments other than these.
+    """
+    accepted = _accepted_arguments(model)
+
+    def logits_of(variables, images, train, dropout_rate, **options):
+        arguments = {"train": train, "dropout_rate": dropout_rate}
+        arguments = {name: value for name, value in arguments.items() if name in accepted}
+        out = model.apply(variables, images, **arguments, **options)
+        if not options:
+            return _first(out).astype(jnp.float32)
+        return _first(out[0]).astype(jnp.float32), out[1]
+
+    def init(key, batch):
+        return model.init(key, batch["images"])
+
+    def loss(variables, batch, key, hyper):
+        state = [name for name in variables if name != "params"]
+        logits, new_state = logits_of(
+            variables, batch["images"], True, hyper.dropout, mutable=state, rngs={"dropout": key}
+        )
+        each = losses.cross_entropy(logits, batch["labels"], hyper.label_smoothing)
+        sums = metrics.classification(logits, batch["labels"], each, batch["weights"])
+        return sums["loss"] / sums["count"], (dict(new_state), sums)
+
+    def evaluate(variables, batch):
+        logits = logits_of(variables, batch["images"], False, 0.0)
+        each = losses.cross_entropy(logits, batch["labels"])
+        return metrics.classification(logits, batch["labels"], each, batch["weights"])
+
+    return Task(init, loss, evaluate, metrics.means)
+
+
+def check_outputs(model: nn.Module, image_shape: tuple[int, int, int], num_classes: int) -> None:
+    """Traces the model, computing nothing, and refuses logits that do not fit the dataset.
+
+    Raises:
+      UsageError: the model fails on such images, or its number of classes is another.
+    """
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    name = type(model).__name__
+    try:
+        out, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+        shape = _first(out).shape
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{name} fails on images of shape {image_shape}: {error}") from error
+    if shape != (2, num_classes):
+        raise UsageError(
+            f"{name} gives logits of shape (N, {', '.join(map(str, shape[1:]))}), but the dataset has "
+            f"{num_classes} classes. Use --model.num_classes={num_classes}."
+        )
+
+
+def _accepted_arguments(model: nn.Module) -> set[str]:
+    parameters = inspect.signature(type(model).__call__).parameters
+    required = [
+        name
+        for name, parameter in list(parameters.items())[2:]  # after self and the images
+        if parameter.default is inspect.Parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and name not in ("train", "dropout_rate")
+    ]
+    if required:
+        raise UsageError(
+            f"{type(model).__name__}.__call__ needs {', '.join(required)}; a classifier is called with "
+            "(images, train, dropout_rate). Give the others defaults, or make them fields."
+        )
+    return set(parameters)
+
+
+def _first(output):
+    return output[0] if isinstance(output, tuple) else output
