@@ -130,6 +130,8 @@ def _sampled_shape(encoded: Encoded, config: DataConfig, channels: int | None) -
         try:
             with decode.opened(encoded.read(example)[0]) as image:
                 seen.append((decode.upright_size(image), decode.is_grey(image)))
+        except UsageError:
+            raise
         except Exception as error:  # Pillow raises many types
             raise _unreadable([(encoded.where(example), error)]) from None
     channels = channels or (1 if all(grey for _, grey in seen) else 3)

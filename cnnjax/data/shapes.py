@@ -263,7 +263,7 @@ def _star(u: Plane, v: Plane) -> Plane:
 
 
 def _triangle(u: Plane, v: Plane) -> Plane:
-    return _lines(u, v, 3).max(axis=0) - 0.5
+    return _lines(u, -v, 3).max(axis=0) - 0.5
 
 
 # Signed distance to the outline, negative inside; every shape fits into the unit circle.

@@ -145,7 +145,7 @@ def _features(name: str, builder: Any) -> dict[str, Any]:
     features = dict(builder.info.features.items())
     image, label = features.get("image"), features.get("label")
     if not hasattr(label, "num_classes") or getattr(image, "np_dtype", None) != np.uint8:
-        found = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
+        found = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in sorted(features.items()))
         raise UsageError(
             f"tfds:{name} is not for image classification: that needs the features image (Image of uint8) "
             f"and label (ClassLabel); it has {found}."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnjax.report import style
-from cnnjax.report.table import Condition, check_metric, heading, label, subject, value_text, without, words
+from cnnjax.report.table import Condition, check_finals, heading, label, subject, value_text, without, words
 from cnnjax.typing import UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class Response:
 
 def draw_finals(figure: "matplotlib.figure.Figure", spec: Finals, found: Sequence[Condition]) -> None:
     """Draws ``spec`` of these conditions on an empty figure."""
-    _check_metrics(spec.metrics, found)
+    for metric in spec.metrics:
+        check_finals(metric, found)
     names = [_name_with_count(condition) for condition in found]
     style.resize(figure, 1.1 + 0.19 * (len(names) + sum(name.count("\n") + 1 for name in names)))
     axes = figure.subplots(1, len(spec.metrics), sharey=True, squeeze=False)[0]
@@ -72,7 +73,8 @@ def _name_with_count(condition: Condition) -> str:
 
 def draw_response(figure: "matplotlib.figure.Figure", spec: Response, found: Sequence[Condition]) -> None:
     """Draws ``spec`` of these conditions on an empty figure."""
-    _check_metrics(spec.metrics, found)
+    for metric in spec.metrics:
+        check_finals(metric, found)
     panels: dict[str, list[Condition]] = {}
     for condition in sorted(found, key=lambda condition: _swept_number(condition, spec.x)):
         panels.setdefault(label(without(condition.assignment, spec.x)), []).append(condition)
@@ -159,8 +161,3 @@ def _mark_diverged(
     for ax, place, count in counts:
         if count:
             ax.text(place, 0.99, f"{count} ×", transform=ax.get_xaxis_transform(), ha="center", va="top")
-
-
-def _check_metrics(metrics: Sequence[str], found: Sequence[Condition]) -> None:
-    for metric in metrics:
-        check_metric(metric, [row["metrics"] for each in found for row in each.with_status("done")])

@@ -106,7 +106,8 @@ def write(
       The path of ``report.html``.
 
     Raises:
-      UsageError: there are no rows, or a figure does not suit them.
+      UsageError: there are no rows, no finished run has one of ``metrics``, or a figure does not
+        suit the rows.
     """
     if not rows:
         raise UsageError(f"Experiment {experiment!r} has no finished run to report. Run it first.")
@@ -191,12 +192,11 @@ def _verdicts(verdicts: Sequence[Any]) -> str:
 
 def _card(verdict: Any) -> str:
     sign, _ = VERDICT_STYLES[verdict.verdict]
+    tested = not math.isnan(verdict.p_adjusted)
     facts = {
         "effect [95 % interval]": escape(effect_text(verdict)),
         "seeds": escape(seeds_text(verdict)),
-        "p of the claim, Holm-adjusted": ""
-        if math.isnan(verdict.p_adjusted)
-        else f"{verdict.p_adjusted:.2g}",
+        "p of the claim, Holm-adjusted": f"{verdict.p_adjusted:.2g}" if tested else "",
         "note": escape(verdict.note),
     }
     return (
@@ -239,17 +239,12 @@ def _results(rows: Sequence[Row], metrics: Sequence[str]) -> str:
 
 
 def _undone(rows: Sequence[Row]) -> str:
-    lines = [
-        [
-            label(row["assignment"]),
-            str(row["seed"]),
-            f"diverged at step {row['diverged_step']}"
-            if row["status"] == "diverged"
-            else f"failed: {row['error']}",
-        ]
-        for row in rows
-        if row["status"] != "done"
-    ]
+    lines = []
+    for row in rows:
+        if row["status"] != "done":
+            step, error = row["diverged_step"], row["error"]
+            what = f"diverged at step {step}" if row["status"] == "diverged" else f"failed: {error}"
+            lines.append([label(row["assignment"]), str(row["seed"]), what])
     if not lines:
         return ""
     caption = "Diverged: the loss was no longer a finite number. Neither kind enters a mean."
@@ -325,7 +320,7 @@ def _counted(values: Counter[str]) -> str:
     """``cpu``, or ``cpu (15 runs), gpu (15 runs)``."""
     if len(values) == 1:
         return next(iter(values))
-    return ", ".join(f"{value} ({count} runs)" for value, count in values.items())
+    return ", ".join(f"{value} ({count} run{'s' * (count != 1)})" for value, count in values.items())
 
 
 def _count(things: Collection[Any], name: str) -> str:

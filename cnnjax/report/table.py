@@ -147,15 +147,27 @@ def check_metric(metric: str, records: Iterable[Mapping[str, Any]]) -> None:
         raise unknown("metric", metric, names)
 
 
+def check_finals(metric: str, found: Iterable[Condition]) -> None:
+    """Raises a ``UsageError`` if some runs are done, but none of them has this metric."""
+    check_metric(metric, [row["metrics"] for each in found for row in each.with_status("done")])
+
+
 def summary_table(rows: Iterable[Row], metrics: Sequence[str]) -> list[Record]:
-    """The summary of each metric over the finished runs of each condition."""
+    """The summary of each metric over the finished runs of each condition.
+
+    Raises:
+      UsageError: no finished run has one of the metrics, though there are finished runs.
+    """
+    found = conditions(rows)
+    for metric in metrics:
+        check_finals(metric, found)
     return [
         Record(
             condition.label,
             {metric: summary(condition.finals(metric)) for metric in metrics},
             *(len(condition.with_status(status)) for status in ("done", "diverged", "failed")),
         )
-        for condition in conditions(rows)
+        for condition in found
     ]
 
 

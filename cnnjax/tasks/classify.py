@@ -40,18 +40,15 @@ def classify(model: nn.Module) -> Task:
     Raises:
       UsageError: the model's ``__call__`` needs arguments other than these.
     """
-    accepted = _accepted_arguments(model)
 
     def logits_of(variables, images, train, dropout_rate, **options):
-        arguments = {"train": train, "dropout_rate": dropout_rate}
-        arguments = {name: value for name, value in arguments.items() if name in accepted}
-        out = model.apply(variables, images, **arguments, **options)
+        out = model.apply(variables, images, **_arguments(model, train, dropout_rate), **options)
         if not options:
             return _first(out).astype(jnp.float32)
         return _first(out[0]).astype(jnp.float32), out[1]
 
     def init(key, batch):
-        return model.init(key, batch["images"])
+        return model.init(key, batch["images"], **_arguments(model, False, 0.0))
 
     def loss(variables, batch, key, hyper):
         state = [name for name in variables if name != "params"]
@@ -79,7 +76,11 @@ def check_outputs(model: nn.Module, image_shape: tuple[int, int, int], num_class
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     name = type(model).__name__
     try:
-        out, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+        out, _ = jax.eval_shape(
+            lambda key, images: model.init_with_output(key, images, **_arguments(model, False, 0.0)),
+            jax.random.key(0),
+            images,
+        )
         shape = _first(out).shape
     except UsageError:
         raise
@@ -92,21 +93,23 @@ def check_outputs(model: nn.Module, image_shape: tuple[int, int, int], num_class
         )
 
 
-def _accepted_arguments(model: nn.Module) -> set[str]:
+def _arguments(model: nn.Module, train: bool, dropout_rate: Any) -> dict[str, Any]:
+    """Those of the two arguments that the model's ``__call__`` takes."""
+    offered = {"train": train, "dropout_rate": dropout_rate}
     parameters = inspect.signature(type(model).__call__).parameters
-    required = [
+    missing = [
         name
         for name, parameter in list(parameters.items())[2:]  # after self and the images
-        if parameter.default is inspect.Parameter.empty
+        if parameter.default is parameter.empty
         and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        and name not in ("train", "dropout_rate")
+        and name not in offered
     ]
-    if required:
+    if missing:
         raise UsageError(
-            f"{type(model).__name__}.__call__ needs {', '.join(required)}; a classifier is called with "
+            f"{type(model).__name__}.__call__ needs {', '.join(missing)}; a classifier is called with "
             "(images, train, dropout_rate). Give the others defaults, or make them fields."
         )
-    return set(parameters)
+    return {name: value for name, value in offered.items() if name in parameters}
 
 
 def _first(output):

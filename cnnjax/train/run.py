@@ -1,0 +1,237 @@
+"""Training a bundle of runs to the end, in chunks: the only training loop of the project."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cnnjax import metrics, tree
+from cnnjax.data.catalog import Dataset
+from cnnjax.data.feed import Feed, Mode
+from cnnjax.train import checkpoint
+from cnnjax.train.program import Driver, Program, program, stack_hyper
+from cnnjax.train.spec import Hyper, Spec
+
+CHUNK_STEPS = 50  # steps between looks at the device; does not change results
+CHECKPOINT_SECONDS = 60.0  # shorter runs never save: repeating one costs less than a minute
+
+
+@dataclass
+class Outcome:
+    """What one finished run leaves behind.
+
+    Attributes:
+      metrics: final ``train_``, ``valid_`` and ``test_`` ``loss`` and ``error``, and ``parameters``.
+      history: one record per evaluation: step, images seen, ``batch_`` means over the training
+        steps since the last one, and ``train_`` and ``valid_`` in evaluation mode.
+      diverged_step: first step whose loss was not finite, or None.
+      parameters_digest: SHA-256 of the final parameters and model state.
+      seconds: of training and evaluation, an equal share of the bundle's; compiling excluded.
+      compile_seconds: until the first step was done, an equal share of the bundle's.
+      images_per_second: training images of this run over the time its steps took.
+    """
+
+    metrics: dict[str, float]
+    history: list[dict[str, float]]
+    diverged_step: int | None
+    parameters_digest: str
+    seconds: float
+    compile_seconds: float
+    images_per_second: float
+
+
+class Interrupted(Exception):
+    """The caller asked to stop: the state is saved, where a checkpoint directory was given."""
+
+
+@dataclass
+class Clock:
+    """Where the time of a bundle went."""
+
+    compile: float = 0.0
+    steps: float = 0.0
+    evaluation: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+
+def train(
+    spec: Spec,
+    hypers: Sequence[Hyper],
+    seeds: Sequence[int],
+    dataset: Dataset,
+    driver: Driver,
+    *,
+    feed_mode: Mode = "auto",
+    checkpoints: Path | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    chunk_steps: int = CHUNK_STEPS,
+    on_progress: Callable[[int], None] = lambda steps: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[Outcome]:
+    """Trains ``driver.lanes`` runs of one Spec side by side, from the start or a checkpoint.
+
+    Args:
+      spec: the static part, the same for all.
+      hypers: the numbers of each run.
+      seeds: the seed of each run.
+      dataset: decoded examples.
+      driver: how to execute; changes bits.
+      feed_mode: resident on the device or streamed; does not change results.
+      checkpoints: directory for checkpoints; None saves none and resumes nothing.
+      checkpoint_seconds: least time between two saves.
+      chunk_steps: steps between looks at the device; does not change results.
+      on_progress: called with the number of steps done, after every chunk.
+      should_stop: asked after every chunk.
+
+    Returns:
+      One ``Outcome`` for each run, in order.
+
+    Raises:
+      Interrupted: ``should_stop`` said so; the state was saved if there is a place for it.
+    """
+    if not len(hypers) == len(seeds) == driver.lanes:
+        raise ValueError(f"{driver.lanes} lanes need as many hypers and seeds, not {len(hypers)} and {len(seeds)}")
+    compiled = program(spec, dataset.info, driver)
+    feed = Feed(dataset, feed_mode, seeds, [int(h.train_size) for h in hypers], spec.batch_size, chunk_steps)
+    bundle = _Bundle(compiled, feed, stack_hyper(list(hypers)), np.asarray(seeds, np.uint32))
+    bundle.start(checkpoints)
+    last_save = time.perf_counter()
+    for chunk, evaluate in bundle.remaining_chunks(chunk_steps):
+        bundle.advance(chunk)
+        if evaluate:
+            bundle.evaluate()
+        on_progress(bundle.step)
+        stop = should_stop()
+        due = time.perf_counter() - last_save > checkpoint_seconds and bundle.step < spec.steps
+        if checkpoints and (stop or due):
+            checkpoint.save(checkpoints, bundle.step, *bundle.saved())
+            last_save = time.perf_counter()
+        if stop:
+            raise Interrupted(f"stopped at step {bundle.step} of {spec.steps}")
+    outcomes = bundle.finish()
+    if checkpoints:
+        checkpoint.remove(checkpoints)
+    return outcomes
+
+
+def evaluation_steps(spec: Spec) -> list[int]:
+    """The numbers of steps after which a run is evaluated; the last is always one."""
+    period = spec.evaluate_every or spec.steps
+    return [*range(period, spec.steps, period), spec.steps]
+
+
+def schedule(spec: Spec, first_step: int, chunk_steps: int) -> list[tuple[int, int, bool]]:
+    """(first step, steps, whether an evaluation follows) of every chunk from ``first_step`` on."""
+    entries = []
+    for stop in evaluation_steps(spec):
+        while first_step < stop:
+            length = min(chunk_steps, stop - first_step)
+            first_step += length
+            entries.append((first_step - length, length, first_step == stop))
+    return entries
+
+
+class _Bundle:
+    """The state of the runs in training, and what is known of them so far."""
+
+    def __init__(self, compiled: Program, feed: Feed, hyper: Hyper, seeds: np.ndarray):
+        self.compiled, self.feed, self.hyper, self.seeds = compiled, feed, hyper, seeds
+        self.spec = compiled.spec
+        self.step = 0
+        self.history: list[list[dict[str, float]]] = [[] for _ in seeds]
+        self.clock = Clock()
+
+    def start(self, checkpoints: Path | None) -> None:
+        """From the newest good checkpoint, else from the first step."""
+        first = next(iter(self.feed.chunks([(0, 1)])))
+        self.state = self.compiled.initial_state(self.hyper, self.seeds, first.pool)
+        self.sums = self.compiled.zeros()
+        restored = checkpoint.restore(checkpoints, (self.state, self.sums)) if checkpoints else None
+        if restored:
+            self.state, self.sums = restored.arrays
+            self.step, self.history = restored.extra["step"], restored.extra["history"]
+
+    def saved(self) -> tuple[Any, dict[str, Any]]:
+        """What a checkpoint holds: arrays, and the rest as JSON."""
+        return (self.state, self.sums), {"step": self.step, "history": self.history}
+
+    def remaining_chunks(self, chunk_steps: int):
+        """Each remaining chunk, and whether an evaluation follows it."""
+        entries = schedule(self.spec, self.step, chunk_steps)
+        chunks = self.feed.chunks([(first, steps) for first, steps, _ in entries])
+        return zip(chunks, [evaluate for *_, evaluate in entries], strict=True)
+
+    def advance(self, chunk) -> None:
+        started, before = time.perf_counter(), self.compiled.compilations()
+        self.state, self.sums = self.compiled.advance(self.state, self.sums, self.hyper, self.seeds, chunk)
+        jax.block_until_ready(self.sums)
+        self.step += chunk.length
+        elapsed = time.perf_counter() - started
+        if self.compiled.compilations() > before:
+            self.clock.compile += time.perf_counter() - self.clock.started
+        else:
+            self.clock.steps += elapsed
+
+    def evaluate(self) -> None:
+        """Adds a record to every run's history."""
+        started = time.perf_counter()
+        records: list[dict[str, float]] = [
+            {"step": self.step, "images": self.step * self.spec.batch_size} for _ in self.seeds
+        ]
+        measured = {"batch": self.sums, "train": self._sums_over("train"), "valid": self._sums_over("valid")}
+        for name, sums in measured.items():
+            for record, lane in zip(records, self._means(sums), strict=True):
+                record.update({f"{name}_{key}": value for key, value in lane.items()})
+        for history, record in zip(self.history, records, strict=True):
+            history.append(record)
+        self.sums = self.compiled.zeros()
+        self.clock.evaluation += time.perf_counter() - started
+
+    def finish(self) -> list[Outcome]:
+        """The test split, read this once, and the results of every run."""
+        started = time.perf_counter()
+        tests = self._means(self._sums_over("test"))
+        self.clock.evaluation += time.perf_counter() - started
+        lanes = len(self.seeds)
+        state = jax.device_get(self.state)
+        outcomes = []
+        for lane in range(lanes):
+            params, model_state = jax.tree_util.tree_map(lambda leaf, at=lane: leaf[at], state[1:3])
+            last = self.history[lane][-1]
+            final = {key: value for key, value in last.items() if key.startswith(("train_", "valid_"))}
+            final.update({f"test_{key}": value for key, value in tests[lane].items()})
+            final["parameters"] = tree.count(params)
+            diverged = int(state.diverged_at[lane])
+            images = self.spec.steps * self.spec.batch_size
+            outcomes.append(
+                Outcome(
+                    metrics=final,
+                    history=self.history[lane],
+                    diverged_step=diverged if diverged >= 0 else None,
+                    parameters_digest=tree.digest((params, model_state)),
+                    seconds=(self.clock.steps + self.clock.evaluation) / lanes,
+                    compile_seconds=self.clock.compile / lanes,
+                    images_per_second=images * lanes / self.clock.steps if self.clock.steps else math.nan,
+                )
+            )
+        return outcomes
+
+    def _sums_over(self, split: str) -> list[metrics.Sums]:
+        limit = self.spec.train_examples if split == "train" else None
+        noisy = split == "train"
+        return [
+            self.compiled.evaluate(self.state, self.hyper, self.seeds, chunk, noisy)
+            for chunk in self.feed.split(split, limit)
+        ]
+
+    def _means(self, sums: list[metrics.Sums] | metrics.Sums) -> list[dict[str, float]]:
+        """Means of every lane, added up on the host in double precision."""
+        parts = [jax.device_get(part) for part in (sums if isinstance(sums, list) else [sums])]
+        total = {name: sum(part[name].astype(np.float64) for part in parts) for name in parts[0]}
+        summarize = self.compiled.task.summarize
+        return [summarize({k: v[lane] for k, v in total.items()}) for lane in range(len(self.seeds))]

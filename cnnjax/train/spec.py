@@ -1,0 +1,171 @@
+"""What defines a run: a static ``Spec`` (another program), traced ``Hyper`` (another number), a seed."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any, Literal, get_args, get_type_hints
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cnnjax import augment, models
+from cnnjax.data.catalog import DataConfig, Info
+from cnnjax.tasks.classify import Task, check_outputs, classify
+from cnnjax.typing import UsageError, unknown
+
+Optimizer = Literal["sgd", "adam"]
+Schedule = Literal["constant", "step", "cosine", "plateau"]
+Warmup = Literal["linear", "constant"]
+Precision = Literal["float32", "bfloat16"]
+Decayed = Literal["kernels", "all"]
+
+
+def _field(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
+    """A field with its help text and, inclusive, its range; both also make its command-line flag."""
+    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high})
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """The static part of a run: hashable, and a different Spec is a different program."""
+
+    model: str | nn.Module = _field("resnet20_cifar", "network: a name in cnnjax.models.MODELS, or a Linen module")
+    model_fields: tuple[tuple[str, Any], ...] = ()
+    data: DataConfig = DataConfig()
+    steps: int = _field(200, "optimizer steps", 1)
+    batch_size: int = _field(128, "examples per step", 1)
+    evaluate_every: int = _field(0, "steps between evaluations; 0 is at the end only", 0)
+    train_examples: int = _field(5000, "most training examples that an evaluation of the training split reads", 1)
+    optimizer: Optimizer = _field("sgd", "sgd (with momentum) or adam")
+    nesterov: bool = _field(False, "Nesterov's momentum")
+    schedule: Schedule = _field("cosine", "what the learning rate is multiplied with over the run")
+    milestones: tuple[float, ...] = _field((0.5, 0.75), "schedule=step: fractions of the run at which the rate drops")
+    patience: int = _field(5, "schedule=plateau: epochs without a better training loss before the rate drops", 1)
+    warmup_form: Warmup = _field("linear", "how the rate rises during the warm-up")
+    precision: Precision = _field("float32", "arithmetic of the layers; parameters and losses stay float32")
+    augment: tuple[str, ...] = _field((), "augmentations that exist in the program; strengths are swept")
+    decayed: Decayed = _field("kernels", "what l2 and weight_decay act on: kernels, or all parameters")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Hyper:
+    """The numbers of a run that may vary inside one program. All traced; zero means off."""
+
+    learning_rate: Any = _field(0.1, "peak learning rate", 0.0)
+    momentum: Any = _field(0.9, "momentum of sgd; first-moment decay of adam", 0.0, 0.9999)
+    l2: Any = _field(0.0, "c of the penalised loss L + c * sum(w^2)", 0.0)
+    weight_decay: Any = _field(0.0, "decoupled: w shrinks by rate * weight_decay * w beside the gradient step", 0.0)
+    dropout: Any = _field(0.0, "probability that a unit is zeroed", 0.0, 0.999)
+    label_smoothing: Any = _field(0.0, "share of the target spread over all classes", 0.0, 1.0)
+    label_noise: Any = _field(0.0, "share of the training labels replaced by a wrong one", 0.0, 1.0)
+    flip: Any = _field(1.0, "strength of mirroring, where augment has flip", 0.0, 1.0)
+    crop: Any = _field(1.0, "strength of random shifts, where augment has crop", 0.0, 1.0)
+    train_size: Any = _field(0, "training examples used; 0 is all", 0)
+    warmup: Any = _field(0.0, "share of the run that is warm-up", 0.0, 1.0)
+    warmup_factor: Any = _field(0.0, "the warm-up starts at this share of the rate", 0.0, 1.0)
+    rate_drop: Any = _field(0.1, "schedule=step and plateau: factor of each drop", 0.0, 1.0)
+
+
+def build_model(spec: Spec, num_classes: int) -> nn.Module:
+    """The network of a Spec with the dataset's class count and the Spec's precision.
+
+    Raises:
+      UsageError: unknown model or field, a bad value, or a precision that the model cannot have.
+    """
+    fields = dict(spec.model_fields)
+    if isinstance(spec.model, str):
+        fields.setdefault("num_classes", num_classes)
+        return models.create(spec.model, **fields, dtype=jnp.dtype(spec.precision))
+    known = {f.name for f in dataclasses.fields(spec.model)} - {"parent", "name"}
+    for name in fields:
+        if name not in known:
+            raise unknown(f"field of model {type(spec.model).__name__}", name, known)
+    if spec.precision != "float32":
+        if "dtype" not in known:
+            raise UsageError(
+                f"precision={spec.precision} needs a model with a field dtype; {type(spec.model).__name__} has none."
+            )
+        fields["dtype"] = jnp.dtype(spec.precision)
+    return spec.model.clone(**fields)
+
+
+def build_task(spec: Spec, info: Info) -> Task:
+    """The task of a Spec on a dataset."""
+    return classify(build_model(spec, info.num_classes))
+
+
+def validate(spec: Spec, hyper: Hyper, info: Info) -> None:
+    """Refuses a run that cannot work, before any data is loaded or anything compiled.
+
+    Raises:
+      UsageError: naming the field, its value and the remedy.
+    """
+    for config in (spec, hyper):
+        for field in dataclasses.fields(config):
+            _check_field(field.name, getattr(config, field.name), field.metadata, _choices(config, field.name))
+    for name in spec.augment:
+        if name not in augment.AUGMENTATIONS:
+            raise unknown("augmentation", name, augment.AUGMENTATIONS)
+    if len(set(spec.augment)) < len(spec.augment):
+        raise UsageError(f"augment={','.join(spec.augment)} names one augmentation twice. Name each once.")
+    if spec.evaluate_every > spec.steps:
+        raise UsageError(
+            f"evaluate_every={spec.evaluate_every} is more than steps={spec.steps}. Use at most {spec.steps}, or 0."
+        )
+    if any(not 0 < m < 1 for m in spec.milestones) or list(spec.milestones) != sorted(set(spec.milestones)):
+        raise UsageError(f"milestones={spec.milestones} must rise, each between 0 and 1 exclusive.")
+    if hyper.train_size > info.sizes["train"]:
+        raise UsageError(
+            f"train_size={hyper.train_size} is more than the {info.sizes['train']} training examples of "
+            f"{info.name}. Use at most {info.sizes['train']}, or 0 for all."
+        )
+    model = build_model(spec, info.num_classes)
+    name = spec.model if isinstance(spec.model, str) else type(spec.model).__name__
+    models.check_image_shape(model, info.image_shape, name)
+    check_outputs(model, info.image_shape, info.num_classes)
+
+
+def to_json(value: Any) -> Any:
+    """A Spec, a Hyper or a part of one as plain JSON values; the same for equal ones."""
+    if isinstance(value, nn.Module):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in ("parent", "name")}
+        return {"module": f"{type(value).__module__}:{type(value).__qualname__}", **to_json(fields)}
+    if dataclasses.is_dataclass(value):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_json(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if callable(value):
+        return f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', repr(value))}"
+    return str(value)
+
+
+def digest(value: Any) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a value's JSON."""
+    text = json.dumps(to_json(value), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _choices(config: Any, name: str) -> tuple[str, ...]:
+    hint = get_type_hints(type(config))[name]
+    return get_args(hint) if getattr(hint, "__origin__", None) is Literal else ()
+
+
+def _check_field(name: str, value: Any, metadata: Any, choices: tuple[str, ...]) -> None:
+    if choices and value not in choices:
+        raise unknown(f"value of {name}", str(value), choices)
+    low, high = metadata.get("low"), metadata.get("high")
+    if low is None and high is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UsageError(f"{name} must be a number, not {value!r}.")
+    if not (value >= (-float("inf") if low is None else low) and value <= (float("inf") if high is None else high)):
+        reach = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise UsageError(f"{name}={value} is out of range: it must be {reach}.")
+    if value in (float("inf"), -float("inf")):
+        raise UsageError(f"{name}={value} must be finite.")

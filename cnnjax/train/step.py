@@ -1,0 +1,160 @@
+"""One training step and one evaluation, as pure functions: the whole of what a program computes."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from cnnjax import augment, losses, metrics, rng
+from cnnjax.data.catalog import Info
+from cnnjax.tasks.classify import Task
+from cnnjax.train import optim
+from cnnjax.train.spec import Hyper, Spec
+from cnnjax.typing import Labels
+
+# A pool of examples on the device: "images" (N, H, W, C) uint8, "labels" (N,), "ids" (N,) the
+# examples' numbers in the dataset, "mean" and "std" (C,) of the training split.
+Pool = dict[str, Any]
+
+
+class State(NamedTuple):
+    """Everything that a run carries from step to step.
+
+    Attributes:
+      step: steps done.
+      params: trainable parameters.
+      model_state: the model's other collections, such as ``batch_stats``.
+      optimizer: the optimizer's state.
+      plateau: the state of divide-on-plateau.
+      rate: the learning rate of the next step; kept, or XLA would compile the schedule anew into the
+        update of every parameter.
+      diverged_at: the first step whose loss was not finite, or -1.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    model_state: Any
+    optimizer: Any
+    plateau: optim.Plateau
+    rate: Float[Array, ""]
+    diverged_at: Int[Array, ""]
+
+
+def initial_state(task: Task, spec: Spec, hyper: Hyper, seed: Int[Array, ""], pool: Pool) -> State:
+    """The state before the first step, from the ``init`` stream alone."""
+    images = jnp.zeros((1, *pool["images"].shape[1:]), jnp.float32)
+    variables = dict(task.init(rng.key(seed, "init"), {"images": images}))
+    params = variables.pop("params")
+    optimizer = optim.directions(spec, hyper).init(params)
+    plateau = optim.plateau_init()
+    rate = hyper.learning_rate * optim.rate_factor(spec, hyper, jnp.int32(0), plateau)
+    return State(jnp.int32(0), params, variables, optimizer, plateau, rate, jnp.int32(-1))
+
+
+def training_step(
+    task: Task,
+    spec: Spec,
+    info: Info,
+    state: State,
+    hyper: Hyper,
+    seed: Int[Array, ""],
+    pool: Pool,
+    indices: Int[Array, " batch"],
+) -> tuple[State, metrics.Sums]:
+    """batch -> augment -> loss -> gradients -> optimizer; returns the new state and the batch's sums."""
+    strengths = {name: getattr(hyper, name) for name in spec.augment}
+    key = rng.key(seed, "augment", state.step)
+    images = augment.apply(key, _unit(pool["images"][indices]), spec.augment, strengths)
+    batch = {
+        "images": _normalize(images, pool),
+        "labels": _noisy_labels(pool, indices, seed, hyper.label_noise, info.num_classes),
+        "weights": jnp.ones(indices.shape, jnp.float32),
+    }
+
+    def objective(params):
+        variables = {"params": params, **state.model_state}
+        loss, auxiliary = task.loss(variables, batch, rng.key(seed, "dropout", state.step), hyper)
+        mask = optim.decayed(spec, params)
+        penalised = jax.tree_util.tree_map(lambda w, use: w if use else None, params, mask)
+        return loss + hyper.l2 * losses.sum_of_squares(penalised), (loss, auxiliary)
+
+    gradients, (loss, (model_state, sums)) = jax.grad(objective, has_aux=True)(state.params)
+    directions, optimizer = optim.directions(spec, hyper).update(gradients, state.optimizer, state.params)
+    params = jax.tree_util.tree_map(lambda w, d: w - state.rate * d, state.params, directions)
+    plateau = state.plateau
+    if spec.schedule == "plateau":
+        size = jnp.where(hyper.train_size > 0, hyper.train_size, info.sizes["train"])
+        epoch_steps = jnp.maximum(1, size // spec.batch_size)
+        plateau = optim.plateau_update(plateau, loss, epoch_steps, spec.patience, hyper.rate_drop)
+    failed = (state.diverged_at < 0) & ~jnp.isfinite(loss)
+    diverged_at = jnp.where(failed, state.step, state.diverged_at)
+    rate = hyper.learning_rate * optim.rate_factor(spec, hyper, state.step + 1, plateau)
+    return State(state.step + 1, params, model_state, optimizer, plateau, rate, diverged_at), sums
+
+
+def evaluation_sums(
+    task: Task,
+    info: Info,
+    state: State,
+    hyper: Hyper,
+    seed: Int[Array, ""],
+    pool: Pool,
+    indices: Int[Array, " batch"],
+    count: Int[Array, ""],
+    noisy: Int[Array, ""],
+) -> metrics.Sums:
+    """The sums over the first ``count`` of ``indices``, in evaluation mode, without augmentation.
+
+    ``noisy`` 1 keeps the label noise that the run was trained with, 0 takes the true labels.
+    """
+    batch = {
+        "images": _normalize(_unit(pool["images"][indices]), pool),
+        "labels": _noisy_labels(pool, indices, seed, hyper.label_noise * noisy, info.num_classes),
+        "weights": (jnp.arange(indices.shape[0]) < count).astype(jnp.float32),
+    }
+    return task.evaluate({"params": state.params, **state.model_state}, batch)
+
+
+def over_lanes(function: Callable, lanes: int, shared: tuple[int, ...]) -> Callable:
+    """``function`` mapped over a leading axis of every argument but the ``shared`` ones.
+
+    One lane is not mapped at all: vmap changes bits and costs time.
+    """
+
+    def mapped(*args):
+        if lanes == 1:
+            single = [a if i in shared else _first(a) for i, a in enumerate(args)]
+            return jax.tree_util.tree_map(lambda leaf: leaf[None], function(*single))
+        return jax.vmap(function, [None if i in shared else 0 for i in range(len(args))])(*args)
+
+    return mapped
+
+
+def _first(value):
+    return jax.tree_util.tree_map(lambda leaf: leaf[0], value)
+
+
+def _unit(images):
+    """uint8 to float32 in [0, 1]."""
+    return images.astype(jnp.float32) / 255
+
+
+def _normalize(images, pool):
+    return (images - pool["mean"]) / pool["std"]
+
+
+def _noisy_labels(pool, indices, seed, rate, num_classes: int) -> Labels:
+    """Labels, each replaced by a uniformly drawn wrong one with probability ``rate``.
+
+    The draw depends on the example's number in the dataset alone: the same labels are wrong in
+    every epoch, and in a streamed dataset as in a resident one.
+    """
+    key = rng.key(seed, "label_noise")
+    # A folded key is two words of hashed bits: one for whether, one for which.
+    words = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(key, i)))(pool["ids"][indices])
+    uniform = (words[:, 0] >> 8).astype(jnp.float32) * 2**-24
+    offset = 1 + (words[:, 1] % (num_classes - 1)).astype(jnp.int32)
+    labels = pool["labels"][indices]
+    return jnp.where(uniform < rate, (labels + offset) % num_classes, labels)
