@@ -34,5 +34,7 @@ def means(sums: Sums) -> dict[str, float]:
     """Sums from the device to means on the host; a count of 0 gives NaN."""
     count = float(sums["count"])
     return {
-        name: float(value) / count if count else float("nan") for name, value in sums.items() if name != "count"
+        name: float(value) / count if count else float("nan")
+        for name, value in sums.items()
+        if name != "count"
     }

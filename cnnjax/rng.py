@@ -69,5 +69,6 @@ def permutation(seed: int, stream: str, epoch: int, size: int) -> Int[np.ndarray
     inside one compiled program. It sorts raw Philox output, whose bits NumPy promises never to
     change, rather than calling ``Generator.permutation``, whose algorithm it may change.
     """
-    bits = np.random.Philox(key=[seed % 2**64, _number(stream) << 32 | epoch]).random_raw(size)
-    return np.argsort(bits, kind="stable")
+    # As a list, a seed of 2**63 or more would be rounded to a float.
+    words = np.array([seed % 2**64, _number(stream) << 32 | epoch], np.uint64)
+    return np.argsort(np.random.Philox(key=words).random_raw(size), kind="stable")

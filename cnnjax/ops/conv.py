@@ -13,16 +13,22 @@ convolution, which is slower than running the members one after another. The bat
 below make it a batched matrix product over patches (im2col) instead.
 """
 
+import math
 from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
 from cnnjax.typing import UsageError
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
+# On the CPU, up to these sizes, one product with the whole convolution matrix beats a convolution
+# (benchmarks/convolution.py): few channels, and few pixels for each tap of the kernel.
+MATRIX_CHANNELS = 8
+MATRIX_PIXELS = 2.6
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 
@@ -41,7 +47,9 @@ def explicit_padding(
     elif padding == "VALID":
         pads = ((0, 0), (0, 0))
     elif padding == "SAME":
-        totals = [max((-(-n // s) - 1) * s + e - n, 0) for n, e, s in zip(size, extents, strides, strict=True)]
+        totals = [
+            max((-(-n // s) - 1) * s + e - n, 0) for n, e, s in zip(size, extents, strides, strict=True)
+        ]
         pads = ((totals[0] // 2, -(-totals[0] // 2)), (totals[1] // 2, -(-totals[1] // 2)))
     elif isinstance(padding, str):
         raise UsageError(f"Unknown padding {padding!r}. Choices: 'SAME', 'VALID', a number, or two pairs.")
@@ -97,7 +105,42 @@ def conv(
         return lax.conv_general_dilated(
             images, kernel, strides, pads, (1, 1), dilation, LAYOUT, feature_group_count=groups
         )
+    if channels <= MATRIX_CHANNELS and math.prod(images.shape[1:3]) <= MATRIX_PIXELS * math.prod(
+        kernel.shape[:2]
+    ):
+        return conv_as_matrix(images, kernel, strides, pads, dilation)
     return _canonical(images, kernel, strides, pads, dilation)
+
+
+def convolution_matrix(
+    kernel: Float[Array, "kh kw ci o"], size: Pair, strides: Pair, pads: Padding, dilation: Pair = (1, 1)
+) -> Float[Array, "inputs outputs"]:
+    """The matrix M (H·W·C, H'·W'·O) with vec(images) M = vec(conv(images)) (S0:213; S2:256-265).
+
+    Args:
+      kernel: (kh, kw, C, O).
+      size: H, W of the images.
+      strides, pads, dilation: as in ``conv``; pads explicit.
+    """
+    taps = []  # for each axis: 1 where input pixel and output pixel meet under a tap of the kernel
+    for n, (low, high), k, s, d in zip(size, pads, kernel.shape, strides, dilation, strict=False):
+        out = np.arange(output_size(n + low + high, (k - 1) * d + 1, 0, s))
+        meeting = s * out[:, None] - low + d * np.arange(k)
+        taps.append(jnp.asarray(meeting == np.arange(n)[:, None, None], kernel.dtype))
+    matrix = jnp.einsum("abi,xyj,ijco->axcbyo", *taps, kernel)
+    return matrix.reshape(math.prod(matrix.shape[:3]), -1)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def conv_as_matrix(images, kernel, strides, pads, dilation):
+    """``conv`` as one product with its matrix, which wins where images are hardly larger than the kernel."""
+    size = images.shape[1:3]
+    out = [
+        output_size(n + sum(p), (k - 1) * d + 1, 0, s)
+        for n, p, k, s, d in zip(size, pads, kernel.shape, strides, dilation, strict=False)
+    ]
+    flat = images.reshape(len(images), -1) @ convolution_matrix(kernel, size, strides, pads, dilation)
+    return flat.reshape(len(images), *out, kernel.shape[-1])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -152,7 +195,9 @@ def _correlate(strides: Pair, dilation: Pair):
             kh, kw, c, o = kernel.shape[1:]
             out = correlate(images, kernel.transpose(1, 2, 3, 0, 4).reshape(kh, kw, c, lanes * o))
             return jnp.moveaxis(out.reshape(*out.shape[:3], lanes, o), 3, 0), True
-        columns = jax.vmap(partial(patches, size=kernel.shape[1:3], strides=strides, dilation=dilation))(images)
+        columns = jax.vmap(partial(patches, size=kernel.shape[1:3], strides=strides, dilation=dilation))(
+            images
+        )
         rows = columns.reshape(lanes, -1, columns.shape[-1])
         out = rows @ kernel.reshape(lanes, -1, kernel.shape[-1])
         return out.reshape(*columns.shape[:-1], kernel.shape[-1]), True
@@ -169,13 +214,21 @@ def _kernel_gradient(size: Pair, strides: Pair, dilation: Pair):
         # Channels play the batch, the batch plays the channels, the spread gradient is the kernel.
         # Rows and columns that a stride never reached are cut off.
         margins = [
-            (0, (grad.shape[a + 1] - 1) * strides[a] + (size[a] - 1) * dilation[a] + 1 - images.shape[a + 1], 0)
+            (
+                0,
+                (grad.shape[a + 1] - 1) * strides[a] + (size[a] - 1) * dilation[a] + 1 - images.shape[a + 1],
+                0,
+            )
             for a in (0, 1)
         ]
         used = _spread(images, margins)
         spread = _spread(grad, [(0, 0, s - 1) for s in strides])
         out = lax.conv_general_dilated(
-            used.transpose(3, 1, 2, 0), spread.transpose(1, 2, 0, 3), dilation, "VALID", dimension_numbers=LAYOUT
+            used.transpose(3, 1, 2, 0),
+            spread.transpose(1, 2, 0, 3),
+            dilation,
+            "VALID",
+            dimension_numbers=LAYOUT,
         )
         return out.transpose(1, 2, 0, 3)
 
@@ -184,7 +237,9 @@ def _kernel_gradient(size: Pair, strides: Pair, dilation: Pair):
         take = partial(patches, size=size, strides=strides, dilation=dilation)
         columns = jax.vmap(take)(images) if in_batched[0] else take(images)[None]
         columns = columns.reshape(columns.shape[0], -1, columns.shape[-1])
-        grads = (grad if in_batched[1] else grad[None]).reshape(lanes if in_batched[1] else 1, -1, grad.shape[-1])
+        grads = (grad if in_batched[1] else grad[None]).reshape(
+            lanes if in_batched[1] else 1, -1, grad.shape[-1]
+        )
         out = jnp.matmul(columns.transpose(0, 2, 1), grads)
         return out.reshape(lanes, *size, -1, grad.shape[-1]), True
 
@@ -195,19 +250,19 @@ def patches(
     images: Float[Array, "n h w c"], size: Pair, strides: Pair = (1, 1), dilation: Pair = (1, 1)
 ) -> Float[Array, "n h2 w2 k"]:
     """im2col: the kh·kw·C values under the kernel at every VALID position, taps first, channels last."""
-    height, width = (
-        output_size(images.shape[a + 1], (size[a] - 1) * dilation[a] + 1, 0, strides[a]) for a in (0, 1)
-    )
-    slices = [
-        images[
-            :,
-            i * dilation[0] : i * dilation[0] + (height - 1) * strides[0] + 1 : strides[0],
-            j * dilation[1] : j * dilation[1] + (width - 1) * strides[1] + 1 : strides[1],
+    rows, columns = (
+        strides[a]
+        * jnp.arange(output_size(images.shape[a + 1], (size[a] - 1) * dilation[a] + 1, 0, strides[a]))[
+            :, None
         ]
-        for i in range(size[0])
-        for j in range(size[1])
-    ]
-    return jnp.concatenate(slices, axis=-1)
+        + dilation[a] * jnp.arange(size[a])
+        for a in (0, 1)
+    )
+    # Two gathers: joining kh·kw slices instead takes three to eight times as long on the CPU. The
+    # barrier keeps XLA from computing the images anew for each of the kh·kw places that read them.
+    taken = lax.optimization_barrier(images)[:, rows][:, :, :, columns]  # (N, H', kh, W', kw, C)
+    n, height, kh, width, kw, channels = taken.shape
+    return taken.transpose(0, 1, 3, 2, 4, 5).reshape(n, height, width, kh * kw * channels)
 
 
 def _pad(images, pads):

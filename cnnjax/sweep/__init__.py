@@ -1,1 +1,10 @@
+"""A sweep is a run mapped over its arguments: grid -> plan -> execute -> rows.
 
+``run(spec, grid, seeds)`` does it all from Python; the command line does it for experiments.
+"""
+
+from cnnjax.sweep.grid import Grid, explicit, product, zipped
+from cnnjax.sweep.plan import Plan, Point, plan, points
+from cnnjax.sweep.session import Execution, run
+
+__all__ = ["Execution", "Grid", "Plan", "Point", "explicit", "plan", "points", "product", "run", "zipped"]

@@ -25,7 +25,9 @@ def directions(spec: Spec, hyper: Hyper) -> optax.GradientTransformation:
         first = optax.scale_by_adam(b1=hyper.momentum, nesterov=spec.nesterov)
     else:
         first = optax.trace(decay=hyper.momentum, nesterov=spec.nesterov)
-    return optax.chain(first, optax.add_decayed_weights(hyper.weight_decay, lambda params: decayed(spec, params)))
+    return optax.chain(
+        first, optax.add_decayed_weights(hyper.weight_decay, lambda params: decayed(spec, params))
+    )
 
 
 def decayed(spec: Spec, params: Any) -> Any:
@@ -49,7 +51,9 @@ def plateau_init() -> Plateau:
     return Plateau(jnp.float32(1), jnp.float32(jnp.inf), zero, jnp.float32(0), zero)
 
 
-def plateau_update(state: Plateau, loss: Scalar, epoch_steps: Int[Array, ""], patience: int, drop: Scalar) -> Plateau:
+def plateau_update(
+    state: Plateau, loss: Scalar, epoch_steps: Int[Array, ""], patience: int, drop: Scalar
+) -> Plateau:
     """Once an epoch: multiply the scale by ``drop`` after ``patience`` epochs without a better mean loss."""
     total, count = state.loss + loss, state.count + 1
     ended = count == epoch_steps

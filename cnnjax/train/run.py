@@ -95,7 +95,9 @@ def train(
       Interrupted: ``should_stop`` said so; the state was saved if there is a place for it.
     """
     if not len(hypers) == len(seeds) == driver.lanes:
-        raise ValueError(f"{driver.lanes} lanes need as many hypers and seeds, not {len(hypers)} and {len(seeds)}")
+        raise ValueError(
+            f"{driver.lanes} lanes need as many hypers and seeds, not {len(hypers)} and {len(seeds)}"
+        )
     compiled = program(spec, dataset.info, driver)
     feed = Feed(dataset, feed_mode, seeds, [int(h.train_size) for h in hypers], spec.batch_size, chunk_steps)
     bundle = _Bundle(compiled, feed, stack_hyper(list(hypers)), np.asarray(seeds, np.uint32))

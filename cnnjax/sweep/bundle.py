@@ -1,0 +1,129 @@
+"""Running one bundle, in whatever process or on whatever device: from points to rows."""
+
+import importlib.metadata
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import lru_cache
+from typing import Any
+
+import jax
+
+from cnnjax.data.catalog import DataConfig, Dataset, load
+from cnnjax.data.feed import Mode
+from cnnjax.sweep.plan import Bundle, Point
+from cnnjax.sweep.store import Row, Store
+from cnnjax.train.run import CHECKPOINT_SECONDS, train
+from cnnjax.train.spec import digest, to_json
+from cnnjax.typing import UsageError
+
+
+def signature(bundle: Bundle, threads: int, platform: str, device_kind: str) -> dict[str, Any]:
+    """What a row's bits depend on beside its spec, numbers and seed.
+
+    Args:
+      bundle: its spec and driver.
+      threads: cores that a process computes on; on an accelerator always 0, for it does not matter there.
+      platform: "cpu", "gpu" or "tpu".
+      device_kind: as JAX calls it.
+    """
+    return {
+        "spec": digest(bundle.spec),
+        "driver": bundle.driver.form,
+        "lanes": bundle.driver.lanes,
+        "platform": platform,
+        "device_kind": device_kind,
+        "device_count": 1,
+        "threads": threads if platform == "cpu" else 0,
+        **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
+    }
+
+
+def threads_here() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@lru_cache(maxsize=4)
+def dataset_of(config: DataConfig) -> Dataset:
+    """The dataset of a configuration, loaded once in a process."""
+    return load(config)
+
+
+def run_bundle(
+    bundle: Bundle,
+    signature: dict[str, Any],
+    fingerprint: str,
+    store: Store | None,
+    *,
+    worker: int = 0,
+    feed_mode: Mode = "auto",
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    on_progress: Callable[[int], None] = lambda steps: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[Row]:
+    """Trains the bundle and returns a row for each of its points, written to the store if there is one.
+
+    Raises:
+      Interrupted: asked to stop; see ``train``.
+      UsageError: the data are not those that the sweep started with.
+    """
+    dataset = dataset_of(bundle.spec.data)
+    if dataset.fingerprint != fingerprint:
+        raise UsageError(
+            f"{bundle.info.name} has changed since the sweep started. Restore the data, or use another --workdir."
+        )
+    padded = bundle.padded()
+    outcomes = train(
+        bundle.spec,
+        [point.hyper for point in padded],
+        [point.seed for point in padded],
+        dataset,
+        bundle.driver,
+        feed_mode=feed_mode,
+        checkpoints=store.checkpoints(bundle.bundle_id) if store else None,
+        checkpoint_seconds=checkpoint_seconds,
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
+    rows = [
+        {**_identity(point), **asdict(outcome), **_circumstances(outcome, signature, worker, fingerprint)}
+        for point, outcome in zip(bundle.points, outcomes, strict=False)  # lanes beyond the points are padding
+    ]
+    if store:
+        for row in rows:
+            store.write(row)
+    return rows
+
+
+def _identity(point: Point) -> Row:
+    return {
+        "run_id": point.run_id,
+        "assignment": to_json(dict(point.assignment)),
+        "seed": point.seed,
+        "spec": to_json(point.spec),
+        "hyper": to_json(point.hyper),
+    }
+
+
+def _circumstances(outcome, signature, worker, fingerprint) -> Row:
+    return {
+        "status": "done" if outcome.diverged_step is None else "diverged",
+        "error": None,
+        "signature": signature,
+        "signature_digest": digest(signature),
+        "program": digest({key: signature[key] for key in ("spec", "driver", "lanes")}),
+        "data": fingerprint,
+        "worker": worker,
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the manifest."""
+    names = ("cnnjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    device = jax.devices()[0]
+    return {
+        "versions": {"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in names}},
+        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+    }

@@ -1,0 +1,274 @@
+"""Executing a plan: in this process, in one pinned process per core, or on one thread per accelerator.
+
+XLA's thread count changes bits, so on a CPU every worker process is pinned to one core before it first
+touches JAX's devices: the same command gives the same bits on a laptop and on a large machine.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cnnjax.data.catalog import DataConfig
+from cnnjax.data.feed import Mode
+from cnnjax.sweep.bundle import run_bundle
+from cnnjax.sweep.plan import Bundle
+from cnnjax.sweep.store import Row, Store
+from cnnjax.train.run import CHECKPOINT_SECONDS, Interrupted
+from cnnjax.typing import UsageError
+
+
+class Job(NamedTuple):
+    """A bundle, and what it is to be run under."""
+
+    bundle: Bundle
+    signature: dict[str, Any]
+
+
+class Progress(NamedTuple):
+    """One worker's news: steps that a bundle has done, all of them once it is finished."""
+
+    worker: int
+    bundle: Bundle
+    steps: int
+    finished: bool
+
+
+class Settings(NamedTuple):
+    """What is the same for all bundles of a sweep."""
+
+    directory: Path | None
+    fingerprints: dict[DataConfig, str]
+    feed_mode: Mode = "auto"
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    threads: int = 1
+
+
+Listener = Callable[[Progress], None]
+
+
+def in_process(jobs: Sequence[Job], settings: Settings, listen: Listener) -> list[Row]:
+    """One bundle after the other, here.
+
+    Raises:
+      Interrupted: by Ctrl-C; the bundle's state was saved.
+    """
+    interrupted = threading.Event()
+    rows: list[Row] = []
+    with _handling(interrupted):
+        for job in jobs:
+            rows += _run(job, settings, 0, listen, interrupted.is_set)
+    return rows
+
+
+def on_devices(jobs: Sequence[Job], settings: Settings, listen: Listener, devices: Sequence[Any]) -> list[Row]:
+    """A thread for each accelerator of this process; each takes the next bundle when it is free.
+
+    Raises:
+      Interrupted: by Ctrl-C; the bundles' states were saved.
+    """
+    import jax
+
+    interrupted, lock = threading.Event(), threading.Lock()
+    waiting, rows, errors = list(jobs), [], []
+
+    def serve(number: int) -> None:
+        done: set[Any] = set()
+        with jax.default_device(devices[number]):
+            while not interrupted.is_set():
+                with lock:
+                    if not waiting:
+                        return
+                    job = waiting.pop(_next(waiting, done))
+                done.add(job.bundle.spec)
+                try:
+                    made = _run(job, settings, number, listen, interrupted.is_set)
+                except BaseException as error:
+                    errors.append(error)
+                    interrupted.set()
+                    return
+                with lock:
+                    rows.extend(made)
+
+    with _handling(interrupted):
+        threads = [threading.Thread(target=serve, args=(number,)) for number in range(len(devices))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if errors:
+        raise errors[0]
+    if interrupted.is_set():
+        raise Interrupted("stopped")
+    return rows
+
+
+def in_workers(jobs: Sequence[Job], settings: Settings, listen: Listener, workers: int) -> list[Row]:
+    """``workers`` processes of ``settings.threads`` pinned cores each.
+
+    A worker that dies is replaced and its bundle tried once more.
+
+    Raises:
+      Interrupted: by Ctrl-C; the workers have saved their states.
+      RuntimeError: a bundle failed; the others were finished first.
+    """
+    context = multiprocessing.get_context("spawn")  # forking a process that has used JAX can hang
+    waiting, failures, rows = list(jobs), [], []
+    attempts: dict[str, int] = {}
+    interrupted = threading.Event()
+    pool: list[_Worker] = []
+    try:
+        with _handling(interrupted):
+            pool = [_Worker(context, number, settings) for number in range(min(workers, len(jobs)))]
+            while (waiting and not interrupted.is_set()) or any(worker.job for worker in pool):
+                for worker in pool:
+                    if interrupted.is_set():
+                        worker.stop.set()
+                    elif waiting and worker.job is None:
+                        worker.give(waiting.pop(_next(waiting, worker.seen, [w.seen for w in pool])))
+                ready = wait([worker.pipe for worker in pool if worker.job], timeout=0.1)
+                for index, worker in enumerate(pool):
+                    if worker.pipe not in ready:
+                        continue
+                    job = worker.job
+                    try:
+                        kind, content = worker.receive()
+                    except (EOFError, OSError):  # the process died: out of memory, or killed
+                        pool[index] = _Worker(context, worker.number, settings)
+                        attempts[job.bundle.bundle_id] = attempts.get(job.bundle.bundle_id, 0) + 1
+                        if attempts[job.bundle.bundle_id] < 2:
+                            waiting.insert(0, job)
+                        else:
+                            failures.append((job, "its worker process died twice"))
+                        continue
+                    if kind == "progress":
+                        listen(content)
+                    elif kind == "rows":
+                        rows += content
+                    elif kind == "error":
+                        failures.append((job, content))
+    finally:
+        for worker in pool:
+            worker.close()
+    if failures and not interrupted.is_set():
+        job, reason = failures[0]
+        label = ", ".join(f"{name}={value}" for name, value in job.bundle.points[0].assignment)
+        raise RuntimeError(f"{len(failures)} of {len(jobs)} bundles failed; the first ({label}): {reason}")
+    if interrupted.is_set():
+        raise Interrupted("stopped")
+    return rows
+
+
+class _Worker:
+    """A worker process, seen from the parent."""
+
+    def __init__(self, context: Any, number: int, settings: Settings):
+        self.number = number
+        self.job: Job | None = None
+        self.seen: set[Any] = set()  # specs that it has compiled
+        self.stop = context.Event()
+        self.pipe, theirs = context.Pipe()
+        cores = _cores(number, settings.threads)
+        self.process = context.Process(target=_serve, args=(theirs, self.stop, number, cores, settings), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def give(self, job: Job) -> None:
+        self.job = job
+        self.seen.add(job.bundle.spec)
+        self.pipe.send(job)
+
+    def receive(self) -> tuple[str, Any]:
+        """The next message: "progress" with news, or how the job ended, which frees the worker."""
+        kind, content = self.pipe.recv()
+        if kind == "progress":
+            return kind, Progress(self.number, self.job.bundle, *content)
+        self.job = None
+        return kind, content
+
+    def close(self) -> None:
+        if self.process.is_alive() and self.job is None:
+            try:
+                self.pipe.send(None)
+                self.process.join(5)
+            except OSError:
+                pass
+        if self.process.is_alive():
+            self.process.terminate()
+        self.process.join()
+        self.pipe.close()
+
+
+def _serve(pipe: Any, stop: Any, number: int, cores: set[int], settings: Settings) -> None:
+    """The life of a worker process: take a job, run it, send its rows, until there are no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and tells by ``stop``
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    while (job := pipe.recv()) is not None:
+
+        def listen(news: Progress) -> None:
+            pipe.send(("progress", (news.steps, news.finished)))
+
+        try:
+            pipe.send(("rows", _run(job, settings, number, listen, stop.is_set)))
+        except Interrupted:
+            pipe.send(("interrupted", None))
+        except Exception as error:
+            pipe.send(("error", str(error) if isinstance(error, UsageError) else traceback.format_exc()))
+
+
+def _run(job: Job, settings: Settings, worker: int, listen: Listener, should_stop: Callable[[], bool]) -> list[Row]:
+    """One bundle, with its news; at the end one more, ``finished``."""
+    bundle = job.bundle
+    rows = run_bundle(
+        bundle,
+        job.signature,
+        settings.fingerprints[bundle.spec.data],
+        Store(settings.directory) if settings.directory else None,
+        worker=worker,
+        feed_mode=settings.feed_mode,
+        checkpoint_seconds=settings.checkpoint_seconds,
+        on_progress=lambda steps: listen(Progress(worker, bundle, steps, False)),
+        should_stop=should_stop,
+    )
+    listen(Progress(worker, bundle, bundle.spec.steps, True))
+    return rows
+
+
+def _next(waiting: Sequence[Job], mine: set[Any], all_seen: Sequence[set[Any]] = ()) -> int:
+    """Which waiting job to take: of a program compiled here, else of one compiled nowhere, else the first."""
+    for wanted in (lambda spec: spec in mine, lambda spec: not any(spec in seen for seen in all_seen)):
+        for index, job in enumerate(waiting):
+            if wanted(job.bundle.spec):
+                return index
+    return 0
+
+
+def _cores(number: int, threads: int) -> set[int]:
+    """The cores of worker ``number``, among those that this process may use."""
+    if not hasattr(os, "sched_getaffinity"):
+        return set()
+    available = sorted(os.sched_getaffinity(0))
+    return {available[(number * threads + index) % len(available)] for index in range(threads)}
+
+
+class _handling:
+    """Within this context Ctrl-C and SIGTERM set an event instead of raising; main thread only."""
+
+    def __init__(self, event: threading.Event):
+        self.event, self.previous = event, {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.previous[number] = signal.signal(number, lambda *_: self.event.set())
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)

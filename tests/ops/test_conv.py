@@ -1,0 +1,190 @@
+import itertools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from cnnjax.ops.conv import conv, explicit_padding, output_size, patches
+from cnnjax.typing import UsageError
+
+
+class Case(NamedTuple):
+    size: tuple[int, int]
+    kernel: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: str | int | tuple = "SAME"
+    dilation: tuple[int, int] = (1, 1)
+    channels: tuple[int, int] = (2, 3)
+
+
+CASES = {
+    "same": Case((5, 6), (3, 3)),
+    "even kernel, stride 2": Case((7, 6), (2, 4), (2, 2)),
+    "stride leaves pixels unread": Case((8, 9), (3, 2), (3, 4), "VALID"),
+    "kernel larger than the image": Case((2, 2), (3, 3)),
+    "1x1 projection, stride 2": Case((5, 4), (1, 1), (2, 2)),
+    "padding beyond the kernel": Case((4, 3), (2, 1), (1, 2), 2),
+    "everything at once": Case((9, 7), (3, 2), (2, 1), ((0, 3), (2, 1)), (2, 3), (3, 1)),
+}
+
+
+def arrays(case: Case, groups: int = 1):
+    """Images, kernel and a gradient of the output."""
+    draw = np.random.default_rng(0).standard_normal
+    c, o = case.channels
+    images, kernel = draw((2, *case.size, c)), draw((*case.kernel, c // groups, o))
+    grad = draw(correlate(images, np.zeros((*case.kernel, c, o)), case)[0].shape)
+    return [a.astype(np.float32) for a in (images, kernel, grad)]
+
+
+def correlate(images, kernel, case: Case, grad=None):
+    """Output and both gradients by definition, in float64: one output position after the other."""
+    pads = explicit_padding(case.padding, case.size, case.kernel, case.strides, case.dilation)
+    padded = np.pad(images.astype(np.float64), ((0, 0), *pads, (0, 0)))
+    places = [
+        range(0, n - (k - 1) * d, s)
+        for n, k, d, s in zip(padded.shape[1:3], case.kernel, case.dilation, case.strides, strict=True)
+    ]
+    out = np.zeros((len(images), *map(len, places), kernel.shape[3]))
+    images_grad, kernel_grad = np.zeros_like(padded), np.zeros(kernel.shape)
+    for (y, top), (x, left) in itertools.product(enumerate(places[0]), enumerate(places[1])):
+        for i, j in np.ndindex(*case.kernel):
+            read = (slice(None), top + i * case.dilation[0], left + j * case.dilation[1])
+            out[:, y, x] += padded[read] @ kernel[i, j]
+            if grad is not None:
+                images_grad[read] += grad[:, y, x] @ kernel[i, j].T
+                kernel_grad[i, j] += padded[read].T @ grad[:, y, x]
+    inside = tuple(slice(low, low + n) for (low, _), n in zip(pads, case.size, strict=True))
+    return out, images_grad[:, *inside], kernel_grad
+
+
+def passes(case: Case, groups: int = 1):
+    """A function from (images, kernel, gradient of the output) to the output and both gradients."""
+
+    def function(images, kernel, grad):
+        def forward(images, kernel):
+            return conv(images, kernel, case.strides, case.padding, case.dilation, groups)
+
+        out, pull = jax.vjp(forward, images, kernel)
+        return out, *pull(grad)
+
+    return function
+
+
+def assert_close(actual, expected):
+    for a, e in zip(actual, expected, strict=True):
+        assert a.shape == e.shape
+        np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_output_and_both_gradients_equal_the_definition(case):
+    images, kernel, grad = arrays(case)
+    assert_close(jax.jit(passes(case))(images, kernel, grad), correlate(images, kernel, case, grad))
+
+
+@pytest.mark.parametrize("name", ["same", "stride leaves pixels unread", "everything at once"])
+def test_vmap_over_any_of_the_arguments_equals_one_after_the_other(name):
+    case, lanes = CASES[name], 3
+    single = arrays(case)
+    rng = np.random.default_rng(1)
+    stacked = [rng.standard_normal((lanes, *a.shape)).astype(np.float32) for a in single]
+    combinations = [axes for axes in itertools.product((None, 0), repeat=3) if any(a == 0 for a in axes)]
+
+    @jax.jit
+    def mapped(single, stacked):
+        def chosen(axes):
+            return [s if axis is None else b for axis, s, b in zip(axes, single, stacked, strict=True)]
+
+        return [jax.vmap(passes(case), axes)(*chosen(axes)) for axes in combinations]
+
+    for axes, actual in zip(combinations, mapped(single, stacked), strict=True):
+        for lane in range(lanes):
+            chosen = [s if axis is None else b[lane] for axis, s, b in zip(axes, single, stacked, strict=True)]
+            assert_close([a[lane] for a in actual], correlate(chosen[0], chosen[1], case, chosen[2]))
+
+
+def test_inside_a_loop_equals_outside():
+    case = CASES["everything at once"]
+    images, kernel, grad = arrays(case)
+    zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), jax.eval_shape(passes(case), images, kernel, grad))
+
+    @jax.jit
+    def looped(times, images, kernel, grad):
+        def body(_, total):
+            return jax.tree.map(lambda t, p: t + p, total, passes(case)(images, kernel, grad))
+
+        return lax.fori_loop(0, times, body, zeros)
+
+    once = correlate(images, kernel, case, grad)
+    assert_close(looped(3, images, kernel, grad), [3 * part for part in once])
+
+
+def test_groups_read_only_their_own_channels():
+    case, groups = Case((4, 5), (3, 3), (1, 2), channels=(4, 6)), 2
+    images, kernel, grad = arrays(case, groups)
+    halves = [
+        correlate(images[..., 2 * g : 2 * g + 2], kernel[..., 3 * g : 3 * g + 3], case, grad[..., 3 * g : 3 * g + 3])
+        for g in range(groups)
+    ]
+    expected = [np.concatenate(parts, axis=-1) for parts in zip(*halves, strict=True)]
+    assert_close(jax.jit(passes(case, groups))(images, kernel, grad), expected)
+
+
+@pytest.mark.parametrize(
+    ("channels", "fan_in", "features", "groups"), [(3, 2, 4, 1), (4, 4, 4, 2), (4, 2, 3, 2)]
+)
+def test_channels_must_match_kernel_and_groups(channels, fan_in, features, groups):
+    images, kernel = jnp.zeros((1, 4, 4, channels)), jnp.zeros((3, 3, fan_in, features))
+    with pytest.raises(UsageError, match=f"{channels} input channels with {groups} groups .* not {fan_in} and"):
+        conv(images, kernel, groups=groups)
+
+
+def test_a_kernel_must_fit_into_the_padded_image():
+    images, kernel = jnp.zeros((1, 4, 9, 1)), jnp.zeros((3, 3, 1, 1))
+    with pytest.raises(UsageError, match=r"covers 7 pixels but the padded input has n \+ p = 4 \+ 2 = 6"):
+        conv(images, kernel, padding=1, dilation=(3, 1))
+
+
+def test_unknown_padding_names_the_choices():
+    with pytest.raises(UsageError, match="Unknown padding 'REFLECT'.*'SAME', 'VALID'"):
+        explicit_padding("REFLECT", (4, 4), (3, 3), (1, 1))
+
+
+def test_same_padding_is_tensorflows():
+    for n, k, s, d in itertools.product(range(1, 9), range(1, 5), range(1, 4), (1, 2)):
+        pads = explicit_padding("SAME", (n, 7), (k, 3), (s, 2), (d, 1))
+        extent = (k - 1) * d + 1
+        assert list(pads) == lax.padtype_to_pads((n, 7), (extent, 3), (s, 2), "SAME")
+        low, high = pads[0]
+        assert output_size(n + low + high, extent, 0, s) == math.ceil(n / s)
+        assert high - low in (0, 1)  # an odd pixel goes to the end
+
+
+def test_other_paddings_are_taken_as_given():
+    assert explicit_padding("VALID", (5, 5), (3, 3), (2, 2)) == ((0, 0), (0, 0))
+    assert explicit_padding(2, (5, 5), (3, 3), (2, 2)) == ((2, 2), (2, 2))
+    assert explicit_padding(((0, 1), (2, 3)), (5, 5), (3, 3), (2, 2)) == ((0, 1), (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("n", "f", "p", "s", "size"),
+    [(7, 3, 0, 1, 5), (7, 3, 0, 2, 3), (7, 3, 1, 1, 7), (227, 11, 0, 4, 55), (32, 5, 2, 1, 32), (7, 3, 0, 3, 2)],
+)
+def test_output_sizes_of_the_lectures(n, f, p, s, size):  # S2:138; S4:194; S4:272
+    assert output_size(n, f, p, s) == size
+    images, kernel = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((1, n, n, 1), (f, f, 1, 1)))
+    assert jax.eval_shape(lambda x, k: conv(x, k, (s, s), p), images, kernel).shape == (1, size, size, 1)
+
+
+def test_patches_are_the_values_under_the_kernel():
+    images = np.arange(2 * 6 * 7 * 2, dtype=np.float32).reshape(2, 6, 7, 2)
+    columns = jax.jit(lambda x: patches(x, (2, 3), (2, 1), (3, 2)))(images)
+    assert columns.shape == (2, 2, 3, 12)
+    for y, x in np.ndindex(2, 3):
+        window = images[:, 2 * y : 2 * y + 4 : 3, x : x + 5 : 2]
+        np.testing.assert_array_equal(columns[:, y, x], window.reshape(2, -1))
