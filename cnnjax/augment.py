@@ -43,9 +43,7 @@ def crop(key: Key[Array, ""], images: Images, strength: Strength) -> Images:
 AUGMENTATIONS: dict[str, Callable[[Key[Array, ""], Images, Strength], Images]] = {"flip": flip, "crop": crop}
 
 
-def apply(
-    key: Key[Array, ""], images: Images, names: tuple[str, ...], strengths: dict[str, Strength]
-) -> Images:
+def apply(key: Key[Array, ""], images: Images, names: tuple[str, ...], strengths: dict[str, Strength]) -> Images:
     """The augmentations called ``names``, in that order, each with a key and a strength of its own."""
     for name in names:
         # The key depends on the augmentation, not on its place: adding one leaves the others' draws.

@@ -68,8 +68,7 @@ class Claim:
         if self.test in ("greater", "less"):
             if self.margin != 0:
                 raise UsageError(
-                    f"Claim {self.id!r}: the test {self.test!r} compares with 0, "
-                    f"so margin={self.margin} must go."
+                    f"Claim {self.id!r}: the test {self.test!r} compares with 0, so margin={self.margin} must go."
                 )
         elif not (self.margin > 0 and math.isfinite(self.margin)):
             raise UsageError(
@@ -138,9 +137,7 @@ def judge(claims: Sequence[Claim], samples: Mapping[str, Sequence[float]]) -> li
 
 def to_json(experiment: str, preset: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """The content of ``verdict.json``: plain lists and numbers, null for what is not known (nan)."""
-    claims = [
-        {name: _plain(value) for name, value in dataclasses.asdict(verdict).items()} for verdict in verdicts
-    ]
+    claims = [{name: _plain(value) for name, value in dataclasses.asdict(verdict).items()} for verdict in verdicts]
     return {"experiment": experiment, "preset": preset, "claims": claims}
 
 
@@ -235,8 +232,7 @@ def _corrected(p_values: Sequence[float]) -> list[_Evidence]:
     undecided = sum(p >= ALPHA for p in adjusted)
     alpha = ALPHA / max(undecided, 1)
     return [
-        _Evidence(p, math.nan if math.isnan(p) else after, alpha)
-        for p, after in zip(p_values, adjusted, strict=True)
+        _Evidence(p, math.nan if math.isnan(p) else after, alpha) for p, after in zip(p_values, adjusted, strict=True)
     ]
 
 

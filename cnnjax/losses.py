@@ -7,9 +7,7 @@ from jaxtyping import Array, Float
 from cnnjax.typing import Labels, Logits, Scalar
 
 
-def cross_entropy(
-    logits: Logits, labels: Labels, label_smoothing: float | Scalar = 0.0
-) -> Float[Array, " n"]:
+def cross_entropy(logits: Logits, labels: Labels, label_smoothing: float | Scalar = 0.0) -> Float[Array, " n"]:
     """-log softmax(logits) at the label (S1:1104; S4:359), natural logarithm.
 
     With label smoothing s (Szegedy et al. 2016) the target is (1 - s) at the label plus s / classes

@@ -10,9 +10,7 @@ from cnnjax.typing import Labels, Logits
 Sums = dict[str, Any]  # name -> weighted sum; "count" -> sum of the weights
 
 
-def classification(
-    logits: Logits, labels: Labels, losses: Float[Array, " n"], weights: Float[Array, " n"]
-) -> Sums:
+def classification(logits: Logits, labels: Labels, losses: Float[Array, " n"], weights: Float[Array, " n"]) -> Sums:
     """Sums of the loss and of the errors (argmax differs from the label) over weighted examples.
 
     Examples of weight 0 are padding: they count nothing, even where they are not finite.
@@ -33,8 +31,4 @@ def zeros() -> Sums:
 def means(sums: Sums) -> dict[str, float]:
     """Sums from the device to means on the host; a count of 0 gives NaN."""
     count = float(sums["count"])
-    return {
-        name: float(value) / count if count else float("nan")
-        for name, value in sums.items()
-        if name != "count"
-    }
+    return {name: float(value) / count if count else float("nan") for name, value in sums.items() if name != "count"}

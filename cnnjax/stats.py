@@ -218,9 +218,7 @@ def _p_sides(x: Float[np.ndarray, " n"], bound: float) -> tuple[float, float]:
     return float(above), float(below)
 
 
-def _margin_summary(
-    differences: Values, margin: float, alpha: float
-) -> tuple[Summary, Float[np.ndarray, " n"]]:
+def _margin_summary(differences: Values, margin: float, alpha: float) -> tuple[Summary, Float[np.ndarray, " n"]]:
     _checked_margin(margin)
     _check_between("alpha", alpha, 0.0, 0.5)
     return summarize(differences, confidence=1.0 - 2.0 * alpha), _finite(differences)

@@ -87,9 +87,7 @@ def resolve(where: str) -> None:
         elif ":" in place:
             _resolve_object(place)
         else:
-            raise UsageError(
-                f"Place {place!r} has no known form; write module:object, experiment#claim or file::test."
-            )
+            raise UsageError(f"Place {place!r} has no known form; write module:object, experiment#claim or file::test.")
 
 
 def working(rows: Sequence[Row]) -> dict[str, Count]:

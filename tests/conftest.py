@@ -2,12 +2,12 @@
 
 import hypothesis
 import jax
+import jaxtyping
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
-from jaxtyping import install_import_hook
 
 # Before anything of cnnjax is imported. An int may stand for a float, as in every type checker.
-install_import_hook("cnnjax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+jaxtyping.install_import_hook("cnnjax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 # The same examples on every machine and in every run: a failure that comes and goes teaches nothing.
 hypothesis.settings.register_profile("cnnjax", derandomize=True, deadline=None)
@@ -24,3 +24,11 @@ def _storage(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CNNJAX_CACHE", str(directory))
         yield
+
+
+@pytest.fixture
+def unchecked():
+    """Turns the checks of types off: how the code itself refuses a value of the wrong type."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

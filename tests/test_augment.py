@@ -74,7 +74,8 @@ def test_adding_an_augmentation_leaves_the_draws_of_the_others(images):
     def function(images):
         flip, crop = (augment.apply(key, images, (name,), {name: 1.0}) for name in ("flip", "crop"))
         # Strength 0 of the added one, so that what the other did is seen alone.
-        both = [augment.apply(key, images, names, {"flip": 1.0, "crop": 0.0}) for names in (("flip", "crop"), ("crop", "flip"))]
+        strengths = {"flip": 1.0, "crop": 0.0}
+        both = [augment.apply(key, images, names, strengths) for names in (("flip", "crop"), ("crop", "flip"))]
         return flip, crop, *both, augment.apply(key, images, ("flip", "crop"), {"flip": 0.0, "crop": 1.0})
 
     flip, crop, flip_crop, crop_flip, only_crop = function(few)

@@ -85,5 +85,5 @@ def test_seeds_beyond_the_signed_integers_are_distinct():
 
 def test_an_unknown_stream_names_the_nearest():
     for draw in (lambda: rng.key(0, "augmnt"), lambda: rng.permutation(0, "augmnt", 0, 3)):
-        with pytest.raises(UsageError, match="Unknown random stream 'augmnt'. Did you mean 'augment'"):
+        with pytest.raises(UsageError, match=r"Unknown random stream 'augmnt'. Did you mean 'augment'"):
             draw()

@@ -1,9 +1,11 @@
 """What a dataset is: its configuration, its description and its arrays."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
@@ -14,27 +16,22 @@ SPLITS = ("train", "valid", "test")
 Progress = Callable[[int, int], None]
 
 
+def _field(default: Any, help: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
 @dataclass(frozen=True)
 class DataConfig:
-    """Which dataset, in which form. Part of the static, hashable description of a run.
+    """Which dataset, in which form. Part of the static, hashable description of a run."""
 
-    Attributes:
-      name: ``digits``, ``shapes``, ``folder:DIR`` or ``tfds:NAME``.
-      image_size: height and width in pixels: the shorter side is resized (antialiased) and the
-        centre cut out. None keeps the images as they are.
-      channels: 1 (grey) or 3 (colour). None keeps the images as they are.
-      valid_fraction: share of the training split that becomes the validation split, where the
-        source has none of its own.
-      examples: number of training examples of a procedural dataset (``shapes``).
-      difficulty: 0 to 1, of a procedural dataset: noise, clutter and lack of contrast.
-    """
-
-    name: str = "digits"
-    image_size: int | None = None
-    channels: int | None = None
-    valid_fraction: float = 0.1
-    examples: int = 4096
-    difficulty: float = 0.5
+    name: str = _field("digits", "digits, shapes, folder:DIR or tfds:NAME")
+    image_size: int | None = _field(
+        None, "pixels: the shorter side is resized to it and the centre cut out; images stay as they are without"
+    )
+    channels: int | None = _field(None, "1 (grey) or 3 (colour); images stay as they are without")
+    valid_fraction: float = _field(0.1, "share of the training split kept for validation, where there is none")
+    examples: int = _field(4096, "training examples of a procedural dataset (shapes)")
+    difficulty: float = _field(0.5, "of a procedural dataset, 0 to 1: noise, clutter and lack of contrast")
 
     @property
     def argument(self) -> str:

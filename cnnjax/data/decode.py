@@ -62,9 +62,7 @@ def resize_all(images: UInt8[np.ndarray, "n h w 1"], size: int) -> UInt8[np.ndar
 
     if images.shape[1:3] == (size, size):
         return images
-    return np.stack([np.asarray(_resize(Image.fromarray(image), size)) for image in images[..., 0]])[
-        ..., None
-    ]
+    return np.stack([np.asarray(_resize(Image.fromarray(image), size)) for image in images[..., 0]])[..., None]
 
 
 def from_grey(images: UInt8[np.ndarray, "n h w 1"], channels: int) -> UInt8[np.ndarray, "n h w c"]:

@@ -201,9 +201,7 @@ def _decode_all(
         raise _unreadable(sorted(unreadable, key=lambda failure: failure[0]))
 
 
-def _decode_one(
-    data: bytes, shape: tuple[int, ...], config: DataConfig, name: str
-) -> UInt8[np.ndarray, "h w c"]:
+def _decode_one(data: bytes, shape: tuple[int, ...], config: DataConfig, name: str) -> UInt8[np.ndarray, "h w c"]:
     """The image as (H, W, C) of this shape. Colour is given up only where it was asked for."""
     with decode.opened(data) as image:
         if shape[2] == 1 and config.channels is None and not decode.is_grey(image):

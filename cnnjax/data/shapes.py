@@ -196,9 +196,7 @@ def _uniform(bits: np.random.Philox, count: int) -> Float32[np.ndarray, "n draws
     return (raw >> 40).astype(np.float32) / np.float32(2**24)
 
 
-def _noise(
-    bits: np.random.Philox, count: int, image_shape: tuple[int, int, int]
-) -> Float32[np.ndarray, "n c h w"]:
+def _noise(bits: np.random.Philox, count: int, image_shape: tuple[int, int, int]) -> Float32[np.ndarray, "n c h w"]:
     """Nearly normal, of mean 0 and standard deviation 1: the sum of four uniform bytes."""
     height, width, channels = image_shape
     values = height * width * channels

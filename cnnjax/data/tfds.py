@@ -111,8 +111,7 @@ def _builder(name: str) -> Any:
         import tensorflow_datasets
     except ImportError as error:
         raise UsageError(
-            f"--data=tfds:{name} needs {error.name}: "
-            "pip install tensorflow-datasets importlib_resources array_record."
+            f"--data=tfds:{name} needs {error.name}: pip install tensorflow-datasets importlib_resources array_record."
         ) from error
     try:
         return tensorflow_datasets.builder(name, data_dir=_data_dir(), file_format=FILE_FORMAT)

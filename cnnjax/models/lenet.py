@@ -151,14 +151,10 @@ class LeNet5Classic(nn.Module):
         sources = np.concatenate(C3_TABLE)
         targets = np.repeat(np.arange(16), [len(maps) for maps in C3_TABLE])
         fan_in = jnp.asarray(np.repeat([25 * len(maps) for maps in C3_TABLE], [len(m) for m in C3_TABLE]))
-        weights = self.param(
-            f"{name}_kernel", partial(_uniform_by_fan_in, fan_in=fan_in), (5, 5, 60), jnp.float32
-        )
+        weights = self.param(f"{name}_kernel", partial(_uniform_by_fan_in, fan_in=fan_in), (5, 5, 60), jnp.float32)
         bias = self.param(f"{name}_bias", nn.initializers.zeros, (16,), jnp.float32)
         kernel = jnp.zeros((5, 5, 6, 16), jnp.float32).at[:, :, sources, targets].set(weights)
-        return conv(x.astype(self.dtype), kernel.astype(self.dtype), padding="VALID") + bias.astype(
-            self.dtype
-        )
+        return conv(x.astype(self.dtype), kernel.astype(self.dtype), padding="VALID") + bias.astype(self.dtype)
 
     def _subsample(self, name, x):
         """Sum of each 2x2 window times one coefficient plus one bias per map, then the activation."""
@@ -171,6 +167,4 @@ class LeNet5Classic(nn.Module):
 def _codes() -> Float[np.ndarray, "10 84"]:
     rows = [line.split() for line in DIGIT_CODES.strip().splitlines()]
     pictures = np.array([["".join(row[digit] for row in rows)] for digit in range(10)])
-    return np.array(
-        [[1.0 if pixel == "#" else -1.0 for pixel in picture[0]] for picture in pictures], np.float32
-    )
+    return np.array([[1.0 if pixel == "#" else -1.0 for pixel in picture[0]] for picture in pictures], np.float32)

@@ -47,9 +47,7 @@ def explicit_padding(
     elif padding == "VALID":
         pads = ((0, 0), (0, 0))
     elif padding == "SAME":
-        totals = [
-            max((-(-n // s) - 1) * s + e - n, 0) for n, e, s in zip(size, extents, strides, strict=True)
-        ]
+        totals = [max((-(-n // s) - 1) * s + e - n, 0) for n, e, s in zip(size, extents, strides, strict=True)]
         pads = ((totals[0] // 2, -(-totals[0] // 2)), (totals[1] // 2, -(-totals[1] // 2)))
     elif isinstance(padding, str):
         raise UsageError(f"Unknown padding {padding!r}. Choices: 'SAME', 'VALID', a number, or two pairs.")
@@ -105,9 +103,7 @@ def conv(
         return lax.conv_general_dilated(
             images, kernel, strides, pads, (1, 1), dilation, LAYOUT, feature_group_count=groups
         )
-    if channels <= MATRIX_CHANNELS and math.prod(images.shape[1:3]) <= MATRIX_PIXELS * math.prod(
-        kernel.shape[:2]
-    ):
+    if channels <= MATRIX_CHANNELS and math.prod(images.shape[1:3]) <= MATRIX_PIXELS * math.prod(kernel.shape[:2]):
         return conv_as_matrix(images, kernel, strides, pads, dilation)
     return _canonical(images, kernel, strides, pads, dilation)
 
@@ -195,9 +191,7 @@ def _correlate(strides: Pair, dilation: Pair):
             kh, kw, c, o = kernel.shape[1:]
             out = correlate(images, kernel.transpose(1, 2, 3, 0, 4).reshape(kh, kw, c, lanes * o))
             return jnp.moveaxis(out.reshape(*out.shape[:3], lanes, o), 3, 0), True
-        columns = jax.vmap(partial(patches, size=kernel.shape[1:3], strides=strides, dilation=dilation))(
-            images
-        )
+        columns = jax.vmap(partial(patches, size=kernel.shape[1:3], strides=strides, dilation=dilation))(images)
         rows = columns.reshape(lanes, -1, columns.shape[-1])
         out = rows @ kernel.reshape(lanes, -1, kernel.shape[-1])
         return out.reshape(*columns.shape[:-1], kernel.shape[-1]), True
@@ -237,9 +231,7 @@ def _kernel_gradient(size: Pair, strides: Pair, dilation: Pair):
         take = partial(patches, size=size, strides=strides, dilation=dilation)
         columns = jax.vmap(take)(images) if in_batched[0] else take(images)[None]
         columns = columns.reshape(columns.shape[0], -1, columns.shape[-1])
-        grads = (grad if in_batched[1] else grad[None]).reshape(
-            lanes if in_batched[1] else 1, -1, grad.shape[-1]
-        )
+        grads = (grad if in_batched[1] else grad[None]).reshape(lanes if in_batched[1] else 1, -1, grad.shape[-1])
         out = jnp.matmul(columns.transpose(0, 2, 1), grads)
         return out.reshape(lanes, *size, -1, grad.shape[-1]), True
 
@@ -252,9 +244,7 @@ def patches(
     """im2col: the kh·kw·C values under the kernel at every VALID position, taps first, channels last."""
     rows, columns = (
         strides[a]
-        * jnp.arange(output_size(images.shape[a + 1], (size[a] - 1) * dilation[a] + 1, 0, strides[a]))[
-            :, None
-        ]
+        * jnp.arange(output_size(images.shape[a + 1], (size[a] - 1) * dilation[a] + 1, 0, strides[a]))[:, None]
         + dilation[a] * jnp.arange(size[a])
         for a in (0, 1)
     )

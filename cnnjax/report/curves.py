@@ -87,9 +87,7 @@ def _lines(spec: Curves, found: Sequence[Condition]) -> tuple[list[_Line], str]:
     ], hue_name
 
 
-def _hues(
-    spec: Curves, found: Sequence[Condition], rest: Sequence[Mapping[str, Any]]
-) -> tuple[list[Any], str]:
+def _hues(spec: Curves, found: Sequence[Condition], rest: Sequence[Mapping[str, Any]]) -> tuple[list[Any], str]:
     """The hue of each condition, and what it is called: by default, what the panels leave over."""
     if spec.hue is not None:
         return [_facet(spec.hue, condition.assignment) for condition in found], _name(spec.hue)

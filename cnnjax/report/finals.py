@@ -60,9 +60,7 @@ def _draw_final(ax: "matplotlib.axes.Axes", place: int, values: list[float]) -> 
         below = place + np.linspace(0.18, 0.34, len(values))
         ax.plot(values, below, "o", color=style.FAINT, alpha=0.5, markersize=3.5)
         mean, low, high = style.intervals([values])
-        ax.errorbar(
-            mean, [place], xerr=[mean - low, high - mean], fmt="o", color=style.COLOURS[0], capsize=3.5
-        )
+        ax.errorbar(mean, [place], xerr=[mean - low, high - mean], fmt="o", color=style.COLOURS[0], capsize=3.5)
 
 
 def _name_with_count(condition: Condition) -> str:

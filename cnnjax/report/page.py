@@ -148,9 +148,7 @@ def _section(name: str, content: str) -> str:
 def _prose(text: str) -> str:
     blocks = [block.strip("\n") for block in text.split("\n\n")]
     return "".join(
-        f"<pre>{escape(textwrap.dedent(block))}</pre>\n"
-        if block.startswith(" ")
-        else f"<p>{escape(block)}</p>\n"
+        f"<pre>{escape(textwrap.dedent(block))}</pre>\n" if block.startswith(" ") else f"<p>{escape(block)}</p>\n"
         for block in blocks
         if block.strip()
     )
@@ -274,10 +272,7 @@ def _run(rows: Sequence[Row], manifest: Mapping[str, Any]) -> str:
         "data": f"<code>{escape(str(manifest['data']))}</code>" if "data" in manifest else "",
     }
     folded = escape(json.dumps(manifest, indent=2, sort_keys=True))
-    return (
-        f"{_list(facts)}{_signatures(rows)}"
-        f"<details><summary>Manifest</summary><pre>{folded}</pre></details>\n"
-    )
+    return f"{_list(facts)}{_signatures(rows)}<details><summary>Manifest</summary><pre>{folded}</pre></details>\n"
 
 
 def _compile_seconds(rows: Sequence[Row]) -> float:
@@ -295,10 +290,7 @@ signature, condition and seed have identical parameters."""
 
 def _signatures(rows: Sequence[Row]) -> str:
     fields = dict.fromkeys(field for row in rows for field in row["signature"])
-    lines = [
-        [field, _counted(Counter(value_text(row["signature"].get(field)) for row in rows))]
-        for field in fields
-    ]
+    lines = [[field, _counted(Counter(value_text(row["signature"].get(field)) for row in rows))] for field in fields]
     digests = _count({row["signature_digest"] for row in rows}, "signature")
     table = _table(["field", "value"], lines, range(0), f"{digests}. {SIGNATURE_MEANING}")
     mixed = [
@@ -310,9 +302,7 @@ def _signatures(rows: Sequence[Row]) -> str:
         "<p><strong>⚠ Seeds of one condition ran under different signatures</strong>, so they are not "
         f"exactly comparable: {escape('; '.join(mixed))}.</p>\n"
     )
-    details = (
-        f"<details{' open' if mixed else ''}><summary>Execution signature</summary>\n{table}</details>\n"
-    )
+    details = f"<details{' open' if mixed else ''}><summary>Execution signature</summary>\n{table}</details>\n"
     return warning + details if mixed else details
 
 

@@ -92,9 +92,7 @@ def legend(figure: "matplotlib.figure.Figure", styles: Mapping[str, Mapping[str,
         return
     texts = [wrap(text, 60) for text in styles]
     longest = max(len(line) for text in texts for line in text.splitlines())
-    handles = [
-        Line2D([], [], label=text, **style) for text, style in zip(texts, styles.values(), strict=True)
-    ]
+    handles = [Line2D([], [], label=text, **style) for text, style in zip(texts, styles.values(), strict=True)]
     columns = max(1, min(len(styles), 100 // (longest + 8)))
     figure.legend(handles=handles, loc="lower center", ncols=columns, title=title or None)
 
@@ -111,9 +109,7 @@ def foot(figure: "matplotlib.figure.Figure", note: str) -> None:
     note = wrap(note, 120)
     note_height = 0.06 + 0.17 * (note.count("\n") + 1)
     renderer = FigureCanvasAgg(figure).get_renderer()
-    legend_height = sum(
-        0.06 + each.get_window_extent(renderer).height / figure.dpi for each in figure.legends
-    )
+    legend_height = sum(0.06 + each.get_window_extent(renderer).height / figure.dpi for each in figure.legends)
     resize(figure, figure.get_figheight() + note_height + legend_height)
     total = figure.get_figheight()
     figure.text(0.01, 0.05 / total, note, fontsize=9, color="#555555", va="bottom", ha="left")

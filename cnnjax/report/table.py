@@ -46,9 +46,7 @@ class Condition:
 
     def finals(self, metric: str) -> list[float]:
         """The final values of ``metric`` over the runs that are done, in the order of their seeds."""
-        return [
-            value for row in self.with_status("done") if (value := row["metrics"].get(metric)) is not None
-        ]
+        return [value for row in self.with_status("done") if (value := row["metrics"].get(metric)) is not None]
 
 
 @dataclass(frozen=True)

@@ -173,8 +173,7 @@ class _Worker:
         self.seen: set[Any] = set()  # specs that it has compiled
         self.stop = context.Event()
         self.pipe, theirs = context.Pipe()
-        cores = _cores(number, settings.threads)
-        self.process = context.Process(target=_serve, args=(theirs, self.stop, number, cores, settings), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, self.stop, number, settings), daemon=True)
         self.process.start()
         theirs.close()
 
@@ -204,11 +203,10 @@ class _Worker:
         self.pipe.close()
 
 
-def _serve(pipe: Any, stop: Any, number: int, cores: set[int], settings: Settings) -> None:
+def _serve(pipe: Any, stop: Any, number: int, settings: Settings) -> None:
     """The life of a worker process: take a job, run it, send its rows, until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and tells by ``stop``
-    if cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
+    pin(number, settings.threads)
     while (job := pipe.recv()) is not None:
 
         def listen(news: Progress) -> None:
@@ -249,12 +247,14 @@ def _next(waiting: Sequence[Job], mine: set[Any], all_seen: Sequence[set[Any]] =
     return 0
 
 
-def _cores(number: int, threads: int) -> set[int]:
-    """The cores of worker ``number``, among those that this process may use."""
-    if not hasattr(os, "sched_getaffinity"):
-        return set()
-    available = sorted(os.sched_getaffinity(0))
-    return {available[(number * threads + index) % len(available)] for index in range(threads)}
+def pin(number: int, threads: int) -> None:
+    """Restricts this process to the cores of worker ``number``, before JAX has looked at them.
+
+    Where the system has no such call (macOS), XLA uses all cores, and signatures say how many.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        available = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {available[(number * threads + i) % len(available)] for i in range(threads)})
 
 
 class _handling:

@@ -37,9 +37,7 @@ def zipped(**axes: Iterable[Any]) -> Grid:
     columns = {name: axis(name, values) for name, values in axes.items()}
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise UsageError(
-            f"zipped axes must be equally long, not {lengths}. Use product for all combinations."
-        )
+        raise UsageError(f"zipped axes must be equally long, not {lengths}. Use product for all combinations.")
     return tuple(_merge(row) for row in zip(*columns.values(), strict=True))
 
 

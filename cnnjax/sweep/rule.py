@@ -4,15 +4,18 @@ Results depend on the driver to the bit, so it is never chosen by timing behind 
 ``calibrate`` measures, and the user passes what it prints.
 """
 
+import math
 import time
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from cnnjax.analysis import multiply_adds
+from cnnjax import tree
+from cnnjax.analysis import activations, multiply_adds
 from cnnjax.data.catalog import Dataset, Info
 from cnnjax.data.feed import Feed
+from cnnjax.models import parameter_shapes
 from cnnjax.train.program import Driver, program, stack_hyper
 from cnnjax.train.spec import Hyper, Spec, build_model
 
@@ -51,6 +54,16 @@ def default_driver(platform: str, image_cost: int) -> Driver:
 def forecast_seconds(platform: str, spec: Spec, image_cost: int) -> float:
     """Seconds that one run's training may take on one core or device: three passes over every image."""
     return 3 * image_cost * spec.batch_size * spec.steps / FORECAST_RATE[platform]
+
+
+def forecast_bytes(spec: Spec, info: Info, driver: Driver) -> int:
+    """Memory that one process may need: dataset, parameters and optimizer, activations, and JAX itself."""
+    model = build_model(spec, info.num_classes)
+    parameters = tree.count(parameter_shapes(model, info.image_shape)["params"])
+    dataset = sum(info.sizes.values()) * math.prod(info.image_shape)
+    # A layer's output is kept before and after normalisation, and has gradients of both.
+    each = 4 * (4 * spec.batch_size * activations(model, info.image_shape) + 5 * parameters)
+    return 2 * dataset + driver.lanes * each + 400 * 2**20
 
 
 def calibrate(spec: Spec, hyper: Hyper, dataset: Dataset, steps: int = 20, rounds: int = 3) -> dict[Driver, float]:

@@ -130,8 +130,7 @@ class Session:
         """The bundles without their finished runs; none where all are done."""
         done = self.store.done(p.run_id for p in self.plan.points) if self.store else set(self._memory)
         left = [
-            dataclasses.replace(b, points=tuple(p for p in b.points if p.run_id not in done))
-            for b in self.plan.bundles
+            dataclasses.replace(b, points=tuple(p for p in b.points if p.run_id not in done)) for b in self.plan.bundles
         ]
         return [b for b in left if b.points]
 

@@ -39,7 +39,9 @@ class Store:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise UsageError(f"{path} cannot be read ({error}). Use another --workdir, or remove the directory.") from error
+            raise UsageError(
+                f"{path} cannot be read ({error}). Use another --workdir, or remove the directory."
+            ) from error
 
     def check(self, manifest: dict[str, Any], mix_signatures: bool = False) -> None:
         """Refuses a directory that holds something else; writes nothing.
@@ -99,7 +101,9 @@ class Store:
         try:
             return json.loads(self._path(run).read_text())
         except (OSError, ValueError) as error:
-            raise UsageError(f"{self._path(run)} cannot be read ({error}). Remove it to have the run repeated.") from error
+            raise UsageError(
+                f"{self._path(run)} cannot be read ({error}). Remove it to have the run repeated."
+            ) from error
 
     def write(self, row: Row) -> None:
         """Adds the row of a finished run; one that is there already stays as it is."""

@@ -40,6 +40,7 @@ def classify(model: nn.Module) -> Task:
     Raises:
       UsageError: the model's ``__call__`` needs arguments other than these.
     """
+    _arguments(model, False, 0.0)  # refuses the model here, not at its first use
 
     def logits_of(variables, images, train, dropout_rate, **options):
         out = model.apply(variables, images, **_arguments(model, train, dropout_rate), **options)

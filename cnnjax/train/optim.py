@@ -25,9 +25,7 @@ def directions(spec: Spec, hyper: Hyper) -> optax.GradientTransformation:
         first = optax.scale_by_adam(b1=hyper.momentum, nesterov=spec.nesterov)
     else:
         first = optax.trace(decay=hyper.momentum, nesterov=spec.nesterov)
-    return optax.chain(
-        first, optax.add_decayed_weights(hyper.weight_decay, lambda params: decayed(spec, params))
-    )
+    return optax.chain(first, optax.add_decayed_weights(hyper.weight_decay, lambda params: decayed(spec, params)))
 
 
 def decayed(spec: Spec, params: Any) -> Any:
@@ -51,9 +49,7 @@ def plateau_init() -> Plateau:
     return Plateau(jnp.float32(1), jnp.float32(jnp.inf), zero, jnp.float32(0), zero)
 
 
-def plateau_update(
-    state: Plateau, loss: Scalar, epoch_steps: Int[Array, ""], patience: int, drop: Scalar
-) -> Plateau:
+def plateau_update(state: Plateau, loss: Scalar, epoch_steps: Int[Array, ""], patience: int, drop: Scalar) -> Plateau:
     """Once an epoch: multiply the scale by ``drop`` after ``patience`` epochs without a better mean loss."""
     total, count = state.loss + loss, state.count + 1
     ended = count == epoch_steps
@@ -73,11 +69,11 @@ def plateau_update(
 def rate_factor(spec: Spec, hyper: Hyper, step: Int[Array, ""], plateau: Plateau) -> Scalar:
     """What the learning rate is multiplied with at ``step`` (0-based), in [0, 1].
 
-    Warm-up covers the first ``warmup * steps`` steps: "linear" rises from ``warmup_factor`` to 1,
+    Warm-up covers the first ``round(warmup * steps)`` steps: "linear" rises from ``warmup_factor`` to 1,
     "constant" stays at ``warmup_factor`` (He et al. 2015 use 0.1 of the rate for 110 layers).
     The cosine falls from 1 to 0 over what follows the warm-up; milestones count from the start.
     """
-    warm_steps = hyper.warmup * spec.steps
+    warm_steps = jnp.round(hyper.warmup * spec.steps)  # in float32, 0.6 * 25 is more than 15
     warming = step < warm_steps
     rise = (step + 1) / jnp.maximum(warm_steps, 1) if spec.warmup_form == "linear" else 0.0
     warm = jnp.where(warming, hyper.warmup_factor + (1 - hyper.warmup_factor) * jnp.minimum(rise, 1.0), 1.0)

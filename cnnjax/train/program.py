@@ -92,13 +92,20 @@ class Program:
             state, sums = self._once(state, sums, hyper, seeds, chunk.pool, indices)
         return state, sums
 
-    def evaluate(
-        self, state: step.State, hyper: Hyper, seeds: np.ndarray, chunk: Chunk, noisy: bool
-    ) -> metrics.Sums:
+    def evaluate(self, state: step.State, hyper: Hyper, seeds: np.ndarray, chunk: Chunk, noisy: bool) -> metrics.Sums:
         """The metric sums over the chunk's examples, in evaluation mode."""
         length = np.int32(chunk.length)
         args = (chunk.pool, chunk.indices, chunk.counts, np.int32(noisy), length)
         return self._evaluate(state, hyper, seeds, *args)
+
+    def compile(self, state: step.State, hyper: Hyper, seeds: np.ndarray, chunk: Chunk, slab: Chunk) -> None:
+        """Compiles what ``advance`` and ``evaluate`` need; the given state stays as it is."""
+        spare = jax.tree_util.tree_map(jnp.copy, state)
+        if self.driver.form == "scan":  # no step of a chunk is done
+            self.advance(spare, self.zeros(), hyper, seeds, chunk._replace(length=0))
+        else:
+            self.advance(spare, self.zeros(), hyper, seeds, chunk._replace(length=1))
+        self.evaluate(state, hyper, seeds, slab._replace(length=0), noisy=False)
 
     def compilations(self) -> int:
         """How many programs have been compiled so far; constant after the first chunk and evaluation."""

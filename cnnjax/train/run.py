@@ -1,6 +1,5 @@
 """Training a bundle of runs to the end, in chunks: the only training loop of the project."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +31,7 @@ class Outcome:
       diverged_step: first step whose loss was not finite, or None.
       parameters_digest: SHA-256 of the final parameters and model state.
       seconds: of training and evaluation, an equal share of the bundle's; compiling excluded.
-      compile_seconds: until the first step was done, an equal share of the bundle's.
+      compile_seconds: until training could begin, an equal share of the bundle's.
       images_per_second: training images of this run over the time its steps took.
     """
 
@@ -53,10 +52,10 @@ class Interrupted(Exception):
 class Clock:
     """Where the time of a bundle went."""
 
+    started: float = field(default_factory=time.perf_counter)
     compile: float = 0.0
     steps: float = 0.0
     evaluation: float = 0.0
-    started: float = field(default_factory=time.perf_counter)
 
 
 def train(
@@ -95,9 +94,7 @@ def train(
       Interrupted: ``should_stop`` said so; the state was saved if there is a place for it.
     """
     if not len(hypers) == len(seeds) == driver.lanes:
-        raise ValueError(
-            f"{driver.lanes} lanes need as many hypers and seeds, not {len(hypers)} and {len(seeds)}"
-        )
+        raise ValueError(f"{driver.lanes} lanes need as many hypers and seeds, not {len(hypers)} and {len(seeds)}")
     compiled = program(spec, dataset.info, driver)
     feed = Feed(dataset, feed_mode, seeds, [int(h.train_size) for h in hypers], spec.batch_size, chunk_steps)
     bundle = _Bundle(compiled, feed, stack_hyper(list(hypers)), np.asarray(seeds, np.uint32))
@@ -144,7 +141,7 @@ class _Bundle:
     def __init__(self, compiled: Program, feed: Feed, hyper: Hyper, seeds: np.ndarray):
         self.compiled, self.feed, self.hyper, self.seeds = compiled, feed, hyper, seeds
         self.spec = compiled.spec
-        self.step = 0
+        self.step = self.first_step = 0
         self.history: list[list[dict[str, float]]] = [[] for _ in seeds]
         self.clock = Clock()
 
@@ -153,10 +150,13 @@ class _Bundle:
         first = next(iter(self.feed.chunks([(0, 1)])))
         self.state = self.compiled.initial_state(self.hyper, self.seeds, first.pool)
         self.sums = self.compiled.zeros()
+        self.compiled.compile(self.state, self.hyper, self.seeds, first, next(iter(self.feed.split("valid"))))
+        self.clock.compile = time.perf_counter() - self.clock.started
         restored = checkpoint.restore(checkpoints, (self.state, self.sums)) if checkpoints else None
         if restored:
             self.state, self.sums = restored.arrays
-            self.step, self.history = restored.extra["step"], restored.extra["history"]
+            self.step = self.first_step = restored.extra["step"]
+            self.history = restored.extra["history"]
 
     def saved(self) -> tuple[Any, dict[str, Any]]:
         """What a checkpoint holds: arrays, and the rest as JSON."""
@@ -169,15 +169,11 @@ class _Bundle:
         return zip(chunks, [evaluate for *_, evaluate in entries], strict=True)
 
     def advance(self, chunk) -> None:
-        started, before = time.perf_counter(), self.compiled.compilations()
+        started = time.perf_counter()
         self.state, self.sums = self.compiled.advance(self.state, self.sums, self.hyper, self.seeds, chunk)
         jax.block_until_ready(self.sums)
         self.step += chunk.length
-        elapsed = time.perf_counter() - started
-        if self.compiled.compilations() > before:
-            self.clock.compile += time.perf_counter() - self.clock.started
-        else:
-            self.clock.steps += elapsed
+        self.clock.steps += time.perf_counter() - started
 
     def evaluate(self) -> None:
         """Adds a record to every run's history."""
@@ -209,7 +205,7 @@ class _Bundle:
             final.update({f"test_{key}": value for key, value in tests[lane].items()})
             final["parameters"] = tree.count(params)
             diverged = int(state.diverged_at[lane])
-            images = self.spec.steps * self.spec.batch_size
+            images = (self.step - self.first_step) * self.spec.batch_size
             outcomes.append(
                 Outcome(
                     metrics=final,
@@ -218,7 +214,7 @@ class _Bundle:
                     parameters_digest=tree.digest((params, model_state)),
                     seconds=(self.clock.steps + self.clock.evaluation) / lanes,
                     compile_seconds=self.clock.compile / lanes,
-                    images_per_second=images * lanes / self.clock.steps if self.clock.steps else math.nan,
+                    images_per_second=images * lanes / max(self.clock.steps, 1e-9),
                 )
             )
         return outcomes

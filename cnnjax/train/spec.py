@@ -31,26 +31,18 @@ def _field(default: Any, help: str, low: float | None = None, high: float | None
 class Spec:
     """The static part of a run: hashable, and a different Spec is a different program."""
 
-    model: str | nn.Module = _field(
-        "resnet20_cifar", "network: a name in cnnjax.models.MODELS, or a Linen module"
-    )
+    model: str | nn.Module = _field("resnet20_cifar", "network: a name in cnnjax.models.MODELS, or a Linen module")
     model_fields: tuple[tuple[str, Any], ...] = ()
     data: DataConfig = DataConfig()
     steps: int = _field(200, "optimizer steps", 1)
     batch_size: int = _field(128, "examples per step", 1)
     evaluate_every: int = _field(0, "steps between evaluations; 0 is at the end only", 0)
-    train_examples: int = _field(
-        5000, "most training examples that an evaluation of the training split reads", 1
-    )
+    train_examples: int = _field(5000, "most training examples that an evaluation of the training split reads", 1)
     optimizer: Optimizer = _field("sgd", "sgd (with momentum) or adam")
     nesterov: bool = _field(False, "Nesterov's momentum")
     schedule: Schedule = _field("cosine", "what the learning rate is multiplied with over the run")
-    milestones: tuple[float, ...] = _field(
-        (0.5, 0.75), "schedule=step: fractions of the run at which the rate drops"
-    )
-    patience: int = _field(
-        5, "schedule=plateau: epochs without a better training loss before the rate drops", 1
-    )
+    milestones: tuple[float, ...] = _field((0.5, 0.75), "schedule=step: fractions of the run at which the rate drops")
+    patience: int = _field(5, "schedule=plateau: epochs without a better training loss before the rate drops", 1)
     warmup_form: Warmup = _field("linear", "how the rate rises during the warm-up")
     precision: Precision = _field("float32", "arithmetic of the layers; parameters and losses stay float32")
     augment: tuple[str, ...] = _field((), "augmentations that exist in the program; strengths are swept")
@@ -65,9 +57,7 @@ class Hyper:
     learning_rate: Any = _field(0.1, "peak learning rate", 0.0)
     momentum: Any = _field(0.9, "momentum of sgd; first-moment decay of adam", 0.0, 0.9999)
     l2: Any = _field(0.0, "c of the penalised loss L + c * sum(w^2)", 0.0)
-    weight_decay: Any = _field(
-        0.0, "decoupled: w shrinks by rate * weight_decay * w beside the gradient step", 0.0
-    )
+    weight_decay: Any = _field(0.0, "decoupled: w shrinks by rate * weight_decay * w beside the gradient step", 0.0)
     dropout: Any = _field(0.0, "probability that a unit is zeroed", 0.0, 0.999)
     label_smoothing: Any = _field(0.0, "share of the target spread over all classes", 0.0, 1.0)
     label_noise: Any = _field(0.0, "share of the training labels replaced by a wrong one", 0.0, 1.0)
@@ -115,9 +105,7 @@ def validate(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
     """
     for config in (spec, *hypers):
         for field in dataclasses.fields(config):
-            _check_field(
-                field.name, getattr(config, field.name), field.metadata, _choices(config, field.name)
-            )
+            _check_field(field.name, getattr(config, field.name), field.metadata, _choices(config, field.name))
     for name in spec.augment:
         if name not in augment.AUGMENTATIONS:
             raise unknown("augmentation", name, augment.AUGMENTATIONS)
@@ -144,11 +132,7 @@ def validate(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
 def to_json(value: Any) -> Any:
     """A Spec, a Hyper or a part of one as plain JSON values; the same for equal ones."""
     if isinstance(value, nn.Module):
-        fields = {
-            f.name: getattr(value, f.name)
-            for f in dataclasses.fields(value)
-            if f.name not in ("parent", "name")
-        }
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in ("parent", "name")}
         return {"module": f"{type(value).__module__}:{type(value).__qualname__}", **to_json(fields)}
     if dataclasses.is_dataclass(value):
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -182,9 +166,7 @@ def _check_field(name: str, value: Any, metadata: Any, choices: tuple[str, ...])
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UsageError(f"{name} must be a number, not {value!r}.")
-    if not (
-        value >= (-float("inf") if low is None else low) and value <= (float("inf") if high is None else high)
-    ):
+    if not (value >= (-float("inf") if low is None else low) and value <= (float("inf") if high is None else high)):
         reach = f"at least {low}" if high is None else f"from {low} to {high}"
         raise UsageError(f"{name}={value} is out of range: it must be {reach}.")
     if value in (float("inf"), -float("inf")):

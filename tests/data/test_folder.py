@@ -51,15 +51,11 @@ def test_train_and_test_folders(tmp_path):
     assert dataset.info.class_names == ("ant", "bee", "cat")
     assert dataset.info.sizes == {"train": 54, "valid": 6, "test": 12}
     assert dataset.images.shape == (72, 4, 5, 3)
-    np.testing.assert_array_equal(
-        dataset.images, np.broadcast_to(dataset.images[:, :1, :1], dataset.images.shape)
-    )
+    np.testing.assert_array_equal(dataset.images, np.broadcast_to(dataset.images[:, :1, :1], dataset.images.shape))
     np.testing.assert_array_equal(dataset.labels, dataset.images[:, 0, 0, 1])
     learned = identities(dataset, "train") + identities(dataset, "valid")
     assert sorted(learned) == [(0, label, number) for label in range(3) for number in range(20)]
-    assert sorted(identities(dataset, "test")) == [
-        (1, label, number) for label in range(3) for number in range(4)
-    ]
+    assert sorted(identities(dataset, "test")) == [(1, label, number) for label in range(3) for number in range(4)]
 
 
 def test_classes_are_mixed_in_an_order_that_is_fixed(tmp_path):
@@ -116,9 +112,7 @@ def test_sizes_of_cifar_10():
     }
 
 
-@pytest.mark.parametrize(
-    "counts", [{"train": 7}, {"train": 7, "test": 3}, {"train": 5, "valid": 2, "test": 4}]
-)
+@pytest.mark.parametrize("counts", [{"train": 7}, {"train": 7, "test": 3}, {"train": 5, "valid": 2, "test": 4}])
 def test_order_keeps_the_source_splits_apart(counts):
     found, start = order(counts).tolist(), 0
     for split in ("train", "valid", "test"):
@@ -182,9 +176,7 @@ def test_a_truncated_image_is_unreadable(tmp_path):
 def test_images_of_two_sizes_need_image_size(tmp_path, number):
     root = fill(tmp_path / "data", {"train": 10, "test": 1})
     save(root / "train" / "cat" / f"{number}.png", np.zeros((6, 7, 3), np.uint8))
-    with pytest.raises(
-        UsageError, match=rf"cat/{number}\.png is 6x7.* 4x5.*|4x5.*cat/{number}\.png 6x7"
-    ) as caught:
+    with pytest.raises(UsageError, match=rf"cat/{number}\.png is 6x7.* 4x5.*|4x5.*cat/{number}\.png 6x7") as caught:
         folder.load(config(root))
     assert "--data.image_size" in str(caught.value)
     assert folder.load(config(root, image_size=4)).info.image_shape == (4, 4, 3)
@@ -214,9 +206,7 @@ def test_one_colour_sample_makes_all_colour(tmp_path):
 # Decoding
 
 
-def decoded(
-    tmp_path: Path, image: Image.Image, channels: int, size: int | None = None, **options
-) -> np.ndarray:
+def decoded(tmp_path: Path, image: Image.Image, channels: int, size: int | None = None, **options) -> np.ndarray:
     path = tmp_path / f"image.{options.pop('extension', 'png')}"
     image.save(path, **options)
     with decode.opened(path.read_bytes()) as opened:
@@ -343,9 +333,7 @@ def test_a_damaged_entry_is_made_again(tmp_path, cache_directory, caplog, damage
 
 def test_whatever_changes_the_arrays_changes_the_entry(tmp_path, cache_directory):
     root = fill(tmp_path / "data", {"train": 10, "test": 2})
-    configs = [
-        config(root, **fields) for fields in ({}, {"image_size": 3}, {"channels": 1}, {"valid_fraction": 0.2})
-    ]
+    configs = [config(root, **fields) for fields in ({}, {"image_size": 3}, {"channels": 1}, {"valid_fraction": 0.2})]
     assert len({folder.load(each).fingerprint for each in configs}) == 4
     assert len(list((cache_directory / "data").iterdir())) == 4
     save(root / "train" / "ant" / "new.png", np.zeros((4, 5, 3), np.uint8))

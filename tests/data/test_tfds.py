@@ -138,13 +138,7 @@ def test_splits_are_those_of_the_dataset(name, sizes):
 def test_resized_and_made_grey_like_a_folder(tmp_path):
     for split in (0, 1):
         for number in range(40 if split == 0 else 6):
-            path = (
-                tmp_path
-                / "data"
-                / ("train", "test")[split]
-                / ("even", "odd")[number % 2]
-                / f"{number:02}.png"
-            )
+            path = tmp_path / "data" / ("train", "test")[split] / ("even", "odd")[number % 2] / f"{number:02}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels(split, number)).save(path)
     fields = {"image_size": 3, "channels": 1}

@@ -37,7 +37,9 @@ def test_standardize_has_the_gradients_of_the_plain_formula(x, affine):
     def outputs_and_gradients(x, scale, bias):
         results = []
         for function in (standardize, plain):
-            out, pull, statistics = jax.vjp(lambda *args, f=function: (f(*args)[0], f(*args)[1:]), x, scale, bias, has_aux=True)
+            out, pull, statistics = jax.vjp(
+                lambda *args, f=function: (f(*args)[0], f(*args)[1:]), x, scale, bias, has_aux=True
+            )
             results.append((out, *statistics, *pull(weights)))
         return results
 
@@ -113,7 +115,9 @@ def test_an_affine_rescaling_of_the_input_changes_nothing(x, name):  # S3:621
 def test_the_arithmetic_type_is_the_output_type(x):
     for name in ("batch", "group", "none"):
         layer = norm_layer(name, jnp.bfloat16, groups=2)()
-        out = jax.eval_shape(lambda x, layer=layer: layer.init_with_output(jax.random.key(0), x, True)[0], x.astype(jnp.bfloat16))
+        out = jax.eval_shape(
+            lambda x, layer=layer: layer.init_with_output(jax.random.key(0), x, True)[0], x.astype(jnp.bfloat16)
+        )
         assert out.dtype == jnp.bfloat16
 
 
@@ -123,5 +127,5 @@ def test_groups_must_divide_the_channels(x):
 
 
 def test_an_unknown_norm_names_the_nearest():
-    with pytest.raises(UsageError, match="Unknown norm 'bach'. Did you mean 'batch'"):
+    with pytest.raises(UsageError, match=r"Unknown norm 'bach'. Did you mean 'batch'"):
         norm_layer("bach")

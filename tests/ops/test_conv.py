@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from cnnjax.ops.conv import conv, explicit_padding, output_size, patches
+from cnnjax.ops.conv import conv, convolution_matrix, explicit_padding, output_size, patches
 from cnnjax.typing import UsageError
 
 
@@ -75,6 +75,13 @@ def passes(case: Case, groups: int = 1):
     return function
 
 
+@pytest.fixture(params=["canonical", "matrix"])
+def form(request, monkeypatch):
+    """Both ways of computing, whatever the sizes."""
+    largest = {"canonical": 0, "matrix": math.inf}[request.param]
+    monkeypatch.setattr("cnnjax.ops.conv.MATRIX_PIXELS", largest)
+
+
 def assert_close(actual, expected):
     for a, e in zip(actual, expected, strict=True):
         assert a.shape == e.shape
@@ -82,14 +89,13 @@ def assert_close(actual, expected):
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_output_and_both_gradients_equal_the_definition(case):
+def test_output_and_both_gradients_equal_the_definition(case, form):
     images, kernel, grad = arrays(case)
     assert_close(jax.jit(passes(case))(images, kernel, grad), correlate(images, kernel, case, grad))
 
 
-@pytest.mark.parametrize("name", ["same", "stride leaves pixels unread", "everything at once"])
-def test_vmap_over_any_of_the_arguments_equals_one_after_the_other(name):
-    case, lanes = CASES[name], 3
+def test_vmap_over_any_of_the_arguments_equals_one_after_the_other(form):
+    case, lanes = CASES["everything at once"], 3
     single = arrays(case)
     rng = np.random.default_rng(1)
     stacked = [rng.standard_normal((lanes, *a.shape)).astype(np.float32) for a in single]
@@ -108,7 +114,7 @@ def test_vmap_over_any_of_the_arguments_equals_one_after_the_other(name):
             assert_close([a[lane] for a in actual], correlate(chosen[0], chosen[1], case, chosen[2]))
 
 
-def test_inside_a_loop_equals_outside():
+def test_inside_a_loop_equals_outside(form):
     case = CASES["everything at once"]
     images, kernel, grad = arrays(case)
     zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), jax.eval_shape(passes(case), images, kernel, grad))
@@ -124,6 +130,20 @@ def test_inside_a_loop_equals_outside():
     assert_close(looped(3, images, kernel, grad), [3 * part for part in once])
 
 
+def test_small_images_take_the_matrix():
+    kernel = jnp.zeros((3, 3, 2, 4))
+    for size, matrix in ((4, True), (5, False)):
+        program = str(jax.make_jaxpr(conv)(jnp.zeros((1, size, size, 2)), kernel))
+        assert ("conv_general_dilated" in program) != matrix
+
+
+def test_the_lectures_convolution_matrix():  # S2:256-265: a row for each output pixel of 3x3 on 4x4
+    kernel = jnp.arange(1.0, 10).reshape(3, 3, 1, 1)
+    matrix = convolution_matrix(kernel, (4, 4), (1, 1), ((0, 0), (0, 0)))
+    first = [1, 2, 3, 0, 4, 5, 6, 0, 7, 8, 9, 0, 0, 0, 0, 0]
+    np.testing.assert_array_equal(matrix.T, [np.roll(first, shift) for shift in (0, 1, 4, 5)])
+
+
 def test_groups_read_only_their_own_channels():
     case, groups = Case((4, 5), (3, 3), (1, 2), channels=(4, 6)), 2
     images, kernel, grad = arrays(case, groups)
@@ -135,9 +155,7 @@ def test_groups_read_only_their_own_channels():
     assert_close(jax.jit(passes(case, groups))(images, kernel, grad), expected)
 
 
-@pytest.mark.parametrize(
-    ("channels", "fan_in", "features", "groups"), [(3, 2, 4, 1), (4, 4, 4, 2), (4, 2, 3, 2)]
-)
+@pytest.mark.parametrize(("channels", "fan_in", "features", "groups"), [(3, 2, 4, 1), (4, 4, 4, 2), (4, 2, 3, 2)])
 def test_channels_must_match_kernel_and_groups(channels, fan_in, features, groups):
     images, kernel = jnp.zeros((1, 4, 4, channels)), jnp.zeros((3, 3, fan_in, features))
     with pytest.raises(UsageError, match=f"{channels} input channels with {groups} groups .* not {fan_in} and"):
@@ -151,7 +169,7 @@ def test_a_kernel_must_fit_into_the_padded_image():
 
 
 def test_unknown_padding_names_the_choices():
-    with pytest.raises(UsageError, match="Unknown padding 'REFLECT'.*'SAME', 'VALID'"):
+    with pytest.raises(UsageError, match=r"Unknown padding 'REFLECT'.*'SAME', 'VALID'"):
         explicit_padding("REFLECT", (4, 4), (3, 3), (1, 1))
 
 

@@ -17,9 +17,7 @@ def pool(images, window, strides, padding, fill, reduce):
     pads = explicit_padding(padding, images.shape[1:3], window, strides)
     padded = np.pad(images, ((0, 0), *pads, (0, 0)), constant_values=fill)
     tops, lefts = (range(0, padded.shape[a + 1] - window[a] + 1, strides[a]) for a in (0, 1))
-    rows = [
-        [reduce(padded[:, t : t + window[0], x : x + window[1]], axis=(1, 2)) for x in lefts] for t in tops
-    ]
+    rows = [[reduce(padded[:, t : t + window[0], x : x + window[1]], axis=(1, 2)) for x in lefts] for t in tops]
     return np.moveaxis(np.array(rows), 2, 0)
 
 

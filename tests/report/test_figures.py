@@ -28,11 +28,7 @@ def panels(figure):
 
 def lines(ax):
     """The lines of means: not the dots of single seeds, nor what diverged."""
-    return [
-        line
-        for line in ax.get_lines()
-        if line.get_marker() in list(style.MARKERS) and line.get_alpha() is None
-    ]
+    return [line for line in ax.get_lines() if line.get_marker() in list(style.MARKERS) and line.get_alpha() is None]
 
 
 def bands(ax):
@@ -54,9 +50,7 @@ def crossed(rows):
 
 
 def test_curves_have_a_line_and_a_band_per_condition_and_labelled_axes(depth_rows):
-    figure = figures.draw(
-        Curves("train_error", title="Deeper is worse", panels=family, hue=depth), depth_rows
-    )
+    figure = figures.draw(Curves("train_error", title="Deeper is worse", panels=family, hue=depth), depth_rows)
     assert figure.get_suptitle() == "Deeper is worse"
     plain, residual = panels(figure)
     assert (plain.get_title(), residual.get_title()) == ("family = plain", "family = res")
@@ -75,9 +69,7 @@ def test_a_curve_is_the_mean_over_seeds_and_its_band_the_interval_of_stats(depth
     line, band = lines(ax)[2], bands(ax)[2]
     np.testing.assert_array_equal(line.get_xdata(), [entry["step"] for entry in runs[0]])
     np.testing.assert_allclose(line.get_ydata(), [summary.mean for summary in expected])
-    ends = {
-        (entry["step"], end) for entry, s in zip(runs[0], expected, strict=True) for end in (s.low, s.high)
-    }
+    ends = {(entry["step"], end) for entry, s in zip(runs[0], expected, strict=True) for end in (s.low, s.high)}
     assert ends <= set(map(tuple, band.get_paths()[0].vertices))
 
 
@@ -171,9 +163,7 @@ def test_response_puts_zero_apart_at_the_left_of_a_log_axis(decay_rows):
     (ax,) = panels(figure)
     assert (ax.get_xscale(), ax.get_xlabel(), ax.get_ylabel()) == ("log", "l2", "final value (fraction)")
     assert legend_of(figure)[1] == ["train error", "valid error"]
-    names = {
-        text.get_text(): place for text, place in zip(ax.get_xticklabels(), ax.get_xticks(), strict=True)
-    }
+    names = {text.get_text(): place for text, place in zip(ax.get_xticklabels(), ax.get_xticks(), strict=True)}
     assert min(names, key=lambda name: names[name]) == "0"
     assert names["0.01"] == 0.01
     curves = [line for line in lines(ax) if len(line.get_xdata()) > 1]

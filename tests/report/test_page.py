@@ -40,9 +40,7 @@ class Page(HTMLParser):
 
 
 def judged(samples):
-    made = [
-        claims.Claim(name, f"The claim {name} holds.", "S2:205", "greater", unit="error") for name in samples
-    ]
+    made = [claims.Claim(name, f"The claim {name} holds.", "S2:205", "greater", unit="error") for name in samples]
     return claims.judge(made, samples)
 
 
@@ -82,10 +80,7 @@ def test_every_verdict_is_there_in_words_with_effect_and_interval(arguments, tmp
     text, parsed = read(tmp_path, arguments)
     for verdict in arguments["verdicts"]:
         assert verdict.statement in parsed.text
-        assert (
-            f"{verdict.effect:+.3f} [{verdict.interval[0]:+.3f}, {verdict.interval[1]:+.3f}] error"
-            in parsed.text
-        )
+        assert f"{verdict.effect:+.3f} [{verdict.interval[0]:+.3f}, {verdict.interval[1]:+.3f}] error" in parsed.text
         assert verdict.rule in parsed.text
     for words in (
         "✓ Reproduced",
@@ -203,8 +198,7 @@ def test_two_writes_are_identical_to_the_byte(arguments, tmp_path):
     paths = [page.write(tmp_path / name, **arguments).parent for name in ("a", "b")]
     page.write(paths[1], **arguments)  # over what is there
     contents = [
-        {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
-        for path in paths
+        {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()} for path in paths
     ]
     assert contents[0] == contents[1]
 

@@ -64,9 +64,7 @@ def test_labels(assignment, expected):
 @given(st.floats(allow_nan=False), st.floats(allow_nan=False))
 def test_distinct_numbers_never_read_the_same(a, b):
     assert float(table.value_text(a)) == a
-    assert (table.value_text(a) == table.value_text(b)) == (
-        a == b and math.copysign(1, a) == math.copysign(1, b)
-    )
+    assert (table.value_text(a) == table.value_text(b)) == (a == b and math.copysign(1, a) == math.copysign(1, b))
 
 
 def test_summaries_are_those_of_stats_over_the_runs_that_are_done(decay_rows):
@@ -169,17 +167,13 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_the_terminal_table_names_units_and_counts_and_takes_labels_literally(make_row):
     rows = [make_row({"kernel": "[red]3"}, seed, train=0.1 * (seed + 1)) for seed in range(3)]
-    text = text_of(
-        table.render([*rows, make_row({"kernel": "[red]3"}, 3, status="diverged")], ["train_error"])
-    )
+    text = text_of(table.render([*rows, make_row({"kernel": "[red]3"}, 3, status="diverged")], ["train_error"]))
     for part in ("kernel", "[red]3", "train error (fraction)", "0.200 ± 0.248 (3)", "3 done, 1 diverged"):
         assert part in text
 
 
 def verdict(sample, test="greater", **arguments):
-    claim = claims.Claim(
-        "id", "Deeper [plain] nets train worse.", "S2:205", test, unit="training error", **arguments
-    )
+    claim = claims.Claim("id", "Deeper [plain] nets train worse.", "S2:205", test, unit="training error", **arguments)
     return claims.judge([claim], {"id": sample})[0]
 
 

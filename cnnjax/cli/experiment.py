@@ -1,0 +1,235 @@
+"""Running an experiment from the command line: flags -> plan -> sweep -> verdict -> report.
+
+An experiment is a module with a docstring, ``TITLE``, ``CLAIMS``, ``FIGURES``, ``METRICS``, ``SEEDS`` (preset ->
+number), ``spec(preset, data)``, ``hyper(preset, data)``, ``grid(preset, data)`` and ``verdict(rows)``.
+
+Exit codes: 0 done, 1 a run failed, 2 bad input (nothing was written), 130 interrupted (the same command resumes).
+"""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+
+from cnnjax import claims
+from cnnjax.cli.flags import Flags
+from cnnjax.cli.progress import display
+from cnnjax.data.catalog import DataConfig
+from cnnjax.sweep import execute, plan, points, rule
+from cnnjax.sweep.bundle import dataset_of, threads_here
+from cnnjax.sweep.grid import Grid
+from cnnjax.sweep.plan import Plan, assign
+from cnnjax.sweep.session import Execution, Session
+from cnnjax.sweep.store import Row, dumps, write_atomically
+from cnnjax.train.program import Driver
+from cnnjax.train.run import Interrupted
+from cnnjax.train.spec import Hyper, Spec, to_json
+from cnnjax.typing import UsageError
+
+PRESETS = ("smoke", "quick", "paper")
+
+
+def main(experiment: ModuleType | str, argv: list[str] | None = None) -> int:
+    """Runs an experiment with the command line's arguments and returns the exit code.
+
+    Args:
+      experiment: the module, or its name in ``sys.modules``.
+      argv: arguments without the program's name; ``sys.argv`` by default.
+    """
+    module = sys.modules[experiment] if isinstance(experiment, str) else experiment
+    argv = sys.argv[1:] if argv is None else argv
+    name = Path(str(module.__file__)).stem
+    try:
+        return _main(name, module, argv)
+    except UsageError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stopped:
+        print(f"{name}: {stopped}; the state is saved. The same command resumes.", file=sys.stderr)
+        return 130
+    except RuntimeError as error:
+        print(f"{name}: {error}\nFinished runs are kept; the same command tries the others again.", file=sys.stderr)
+        return 1
+
+
+def _main(name: str, module: ModuleType, argv: list[str]) -> int:
+    flags = Flags(_model_names(module), PRESETS)
+    if any(argument in ("--help", "-h", "-help", "--h") for argument in argv):
+        print(flags.help(module.__doc__ or ""))
+        return 0
+    flags.parse([name, *argv])
+    execution = _execution(flags)
+    if flags.calibrate:
+        execute.pin(0, flags.threads)  # as a worker would be; before JAX looks at the cores
+    spec, hyper, grid = _resolve(module, flags)
+    seeds = range(flags.seeds or module.SEEDS[flags.preset])
+    platform = jax.default_backend()
+    planned = plan(points(spec, hyper, grid, seeds), platform, execution.driver)
+    description = {
+        "experiment": name,
+        "preset": flags.preset,
+        "configuration": {"preset": flags.preset, "spec": to_json(spec), "hyper": to_json(hyper), "grid": list(grid), "seeds": list(seeds)},
+    }  # fmt: skip
+    session = Session(planned, execution, Path(flags.workdir) / name, description)
+    session.check()
+    if flags.plan:
+        _print_plan(planned, session, platform, execution)
+        return 0
+    if flags.calibrate:
+        _calibrate(planned, Path(flags.workdir) / f"{name}.calibration.json")
+        return 0
+    _check_claims(module, planned)
+    return _run(name, module, session)
+
+
+def _resolve(module: ModuleType, flags: Flags) -> tuple[Spec, Hyper, Grid]:
+    """The preset's spec, numbers and grid, as changed by the flags."""
+    data: DataConfig = flags.data()
+    given = flags.overrides()
+    spec: Spec = module.spec(flags.preset, data)
+    asked = {f"data.{k}": v for k, v in flags._given("data.").items()}
+    spec, hyper = assign(spec, module.hyper(flags.preset, data), {**asked, **given})
+    return spec, hyper, flags.grid(module.grid(flags.preset, data))
+
+
+def _model_names(module: ModuleType) -> list[str]:
+    """The networks of every preset: their fields become flags."""
+    found: dict[str, None] = {}
+    for preset in PRESETS:
+        model = module.spec(preset, DataConfig()).model
+        found.update(dict.fromkeys([model] if isinstance(model, str) else []))
+        found.update(dict.fromkeys(point["model"] for point in module.grid(preset, DataConfig()) if "model" in point))
+    return list(found)
+
+
+def _execution(flags: Flags) -> Execution:
+    if flags.lanes is not None and flags.driver == "auto":
+        raise UsageError(f"--lanes={flags.lanes} needs --driver=loop or --driver=scan: the rule chooses both or none.")
+    driver = None if flags.driver == "auto" else Driver(flags.driver, flags.lanes or 1)
+    available = threads_here()
+    if flags.threads > available:
+        raise UsageError(f"--threads={flags.threads} is more than the {available} cores here. Use at most {available}.")
+    workers = max(1, available // flags.threads) if flags.workers is None else flags.workers
+    return Execution(
+        workers=workers,
+        threads=flags.threads,
+        driver=driver,
+        feed=flags.feed,
+        checkpoint_seconds=flags.checkpoint_seconds,
+        mix_signatures=flags.mix_signatures,
+    )
+
+
+def _check_claims(module: ModuleType, planned: Plan) -> None:
+    """Says beforehand if the swept axes leave a claim without the one run per condition that it compares."""
+    skeleton: list[Row] = [
+        {"assignment": dict(p.assignment), "seed": p.seed, "status": "failed", "metrics": {}} for p in planned.points
+    ]
+    try:
+        module.verdict(skeleton)
+    except UsageError as error:
+        print(f"The claims will not be judged: {error}", file=sys.stderr)
+
+
+def _run(name: str, module: ModuleType, session: Session) -> int:
+    from rich.console import Console
+
+    from cnnjax.report import page, table
+
+    console = Console()
+    session.start()
+    pending = session.pending()
+    count = sum(len(bundle.points) for bundle in pending)
+    total = len(session.plan.points)
+    state = f"{count} of {total} runs to do" if count else f"all {total} runs are done"
+    console.print(f"[bold]{module.TITLE}[/bold]\n{state}; {session.plan.programs} training programs")
+    with display(pending, total, console) as listen:
+        session.execute(listen)
+    rows = session.rows()
+    verdicts = _verdicts(module, rows)
+    assert session.store is not None
+    directory = session.store.directory
+    manifest = session.store.manifest or {}
+    write_atomically(directory / "verdict.json", dumps(claims.to_json(name, session.description["preset"], verdicts)))
+    drawn = [figure for figure in module.FIGURES if getattr(figure, "x", None) in (None, *dict(rows[0]["assignment"]))]
+    report = page.write(
+        directory,
+        experiment=name,
+        title=module.TITLE,
+        introduction=module.__doc__ or "",
+        rows=rows,
+        verdicts=verdicts,
+        figures=drawn,
+        manifest={**manifest, "data": _data_text(session, manifest)},
+        metrics=module.METRICS,
+    )
+    console.print(table.render(rows, module.METRICS))
+    console.print(table.render_verdicts(verdicts))
+    console.print(f"Report: {report}", soft_wrap=True)
+    return 0
+
+
+def _verdicts(module: ModuleType, rows: list[Row]) -> list[claims.Verdict]:
+    try:
+        return module.verdict(rows)
+    except UsageError:  # said before the runs, by _check_claims
+        return []
+
+
+def _data_text(session: Session, manifest: dict[str, Any]) -> str:
+    return "; ".join(f"{name} {fingerprint}" for name, fingerprint in manifest.get("data", {}).items())
+
+
+def _print_plan(planned: Plan, session: Session, platform: str, execution: Execution) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    groups: dict[Any, list[Any]] = {}
+    for bundle in planned.bundles:
+        groups.setdefault((bundle.spec, bundle.driver), []).append(bundle)
+    found = Table("program", "driver", "lanes", "runs", "multiply-adds per image", "seconds per run, about")
+    total = 0.0
+    for (spec, driver), members in groups.items():
+        seconds = rule.forecast_seconds(platform, spec, members[0].image_cost)
+        runs = sum(len(bundle.points) for bundle in members)
+        total += seconds * len(members) * driver.lanes
+        label = spec.model if isinstance(spec.model, str) else type(spec.model).__name__
+        found.add_row(
+            str(label), driver.form, str(driver.lanes), str(runs), f"{members[0].image_cost:,}", f"{seconds:.1f}"
+        )
+    workers = max(1, execution.workers) if platform == "cpu" else jax.device_count()
+    bytes_each = max(rule.forecast_bytes(bundle.spec, bundle.info, bundle.driver) for bundle in planned.bundles)
+    console = Console()
+    console.print(found)
+    console.print(
+        f"{len(planned.points)} runs ({sum(len(b.points) for b in session.pending())} to do), {planned.programs} "
+        f"training programs, {workers} at a time on {platform}; about {total / workers / 60:.1f} minutes "
+        f"and compiling (a forecast, within a factor of three); about {bytes_each / 2**20:.0f} MiB for each process."
+    )
+
+
+def _calibrate(planned: Plan, record: Path) -> None:
+    """Times the drivers for every program, prints the table and keeps it in ``record``."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    records = []
+    for spec, bundle in {bundle.spec: bundle for bundle in reversed(planned.bundles)}.items():
+        rates = rule.calibrate(spec, bundle.points[0].hyper, dataset_of(spec.data))
+        best = max(rates, key=lambda driver: rates[driver])
+        found = Table("driver", "lanes", "steps per second, all lanes", title=str(spec.model))
+        for driver, rate in rates.items():
+            mark = " (the rule)" if driver == bundle.driver else ""
+            found.add_row(driver.form + mark, str(driver.lanes), f"{rate:.1f}")
+        console.print(found)
+        console.print(f"Fastest here: --driver={best.form} --lanes={best.lanes}; other bits than the rule's driver.")
+        rated = [{**driver._asdict(), "steps_per_second": rate} for driver, rate in rates.items()]
+        records.append(
+            {"spec": to_json(spec), "rule": bundle.driver._asdict(), "best": best._asdict(), "measured": rated}
+        )
+    record.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(record, dumps(records))
+    console.print(f"Recorded in {record}", soft_wrap=True)

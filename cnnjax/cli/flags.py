@@ -1,0 +1,229 @@
+"""Flags made from the dataclasses: a new field of ``Spec``, ``Hyper`` or a model is a flag without further code."""
+
+import dataclasses
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from absl import flags
+
+from cnnjax import models
+from cnnjax.data.catalog import DataConfig
+from cnnjax.sweep.grid import Grid, axis, product
+from cnnjax.train.spec import Hyper, Spec
+from cnnjax.typing import UsageError, unknown
+
+EXECUTION = "how it is executed (does not change results, but for driver, lanes and threads)"
+SWEEP = "what varies"
+NUMBERS = "numbers of a run (traced: another value is the same program)"
+STATIC = "what a run is (static: another value is another program)"
+
+
+class Flags:
+    """The flags of one experiment.
+
+    Args:
+      model_names: networks whose fields become ``--model.FIELD``.
+      presets: names of the presets; the first is not the default, "quick" is.
+    """
+
+    def __init__(self, model_names: Iterable[str], presets: Iterable[str]):
+        self.values = flags.FlagValues()
+        self.groups: dict[str, str] = {}
+        self.types: dict[str, Any] = {}  # swept name -> type of its values
+        self._define(SWEEP, flags.DEFINE_enum, "preset", "quick", list(presets), "which recipe")
+        self._define(
+            SWEEP, flags.DEFINE_integer, "seeds", None, "number of seeds; by default the preset's", lower_bound=1
+        )
+        self._define(
+            SWEEP, flags.DEFINE_multi_string, "sweep", [], "an axis, such as weight_decay=0,1e-4,5e-4; may be repeated"
+        )
+        self._define_execution()
+        self._define(STATIC, flags.DEFINE_string, "data", "digits", "digits, shapes, folder:DIR or tfds:NAME")
+        for field in dataclasses.fields(DataConfig):
+            if field.name != "name":
+                self._from_field(STATIC, DataConfig, field, f"data.{field.name}")
+        for config, group in ((Spec, STATIC), (Hyper, NUMBERS)):
+            for field in dataclasses.fields(config):
+                if field.metadata:
+                    self._from_field(group, config, field, field.name)
+        for name, value in self._model_fields(model_names).items():
+            self._define_typed(STATIC, f"model.{name}", type(value), "field of every network of the sweep")
+
+    def _define_execution(self) -> None:
+        define = self._define
+        define(EXECUTION, flags.DEFINE_string, "workdir", "runs", "results go to WORKDIR/EXPERIMENT")
+        define(EXECUTION, flags.DEFINE_boolean, "plan", False, "print what would run, and stop")
+        define(EXECUTION, flags.DEFINE_boolean, "calibrate", False, "time the drivers on this machine, print, and stop")
+        define(
+            EXECUTION,
+            flags.DEFINE_integer,
+            "workers",
+            None,
+            "processes on a CPU; by default one per core; 0 is none",
+            lower_bound=0,
+        )
+        define(EXECUTION, flags.DEFINE_integer, "threads", 1, "cores of each process", lower_bound=1)
+        define(
+            EXECUTION,
+            flags.DEFINE_enum,
+            "driver",
+            "auto",
+            ["auto", "loop", "scan"],
+            "steps from Python, or a chunk in one program",
+        )
+        define(
+            EXECUTION,
+            flags.DEFINE_integer,
+            "lanes",
+            None,
+            "runs side by side in one program; needs --driver",
+            lower_bound=1,
+        )
+        define(EXECUTION, flags.DEFINE_enum, "feed", "auto", ["auto", "resident", "stream"], "where the examples lie")
+        define(
+            EXECUTION, flags.DEFINE_float, "checkpoint_seconds", 60.0, "least time between checkpoints", lower_bound=0.0
+        )
+        define(EXECUTION, flags.DEFINE_boolean, "mix_signatures", False, "go on with rows made under another signature")
+
+    def parse(self, argv: list[str]) -> list[str]:
+        """Reads ``argv``; raises UsageError for whatever does not fit."""
+        try:
+            left = self.values(argv)[1:]
+        except flags.UnrecognizedFlagError as error:
+            raise unknown("flag", f"--{error.flagname}", [f"--{name}" for name in self.groups]) from error
+        except flags.Error as error:
+            raise UsageError(str(error)) from error
+        if left:
+            raise UsageError(f"Unexpected argument {left[0]!r}: every setting is a flag, --name=value.")
+        return left
+
+    def __getattr__(self, name: str) -> Any:
+        return self.values[name].value
+
+    def data(self) -> DataConfig:
+        """The dataset asked for."""
+        given = self._given("data.")
+        return DataConfig(name=self.values["data"].value, **given)
+
+    def overrides(self) -> dict[str, Any]:
+        """Name -> value of every flag given that a grid could assign too."""
+        return {
+            name: _as_static(self.values[name].value)
+            for name in self.types
+            if self.values[name].present and not name.startswith("data.")
+        }
+
+    def grid(self, base: Grid) -> Grid:
+        """The experiment's grid, with the names that flags fix or sweep taken out and the swept ones put back.
+
+        Raises:
+          UsageError: a malformed or unknown axis.
+        """
+        axes: dict[str, Grid] = {}
+        for text in self.values["sweep"].value:
+            name, equals, values = text.partition("=")
+            if not equals or not values:
+                raise UsageError(f"--sweep={text!r} must be NAME=VALUE,VALUE,..., such as --sweep weight_decay=0,1e-4.")
+            if name not in self.types:
+                raise unknown("swept name", name, self.types)
+            if name in axes or name in self.overrides():
+                raise UsageError(f"{name} is given twice. Use one --sweep or one --{name}.")
+            axes[name] = axis(name, [self._parse_value(name, value) for value in values.split(",")])
+        taken = {*axes, *self.overrides()}
+        kept: Grid = tuple({name: v for name, v in point.items() if name not in taken} for point in base)
+        distinct = tuple(point for index, point in enumerate(kept) if point not in kept[:index])
+        return product(distinct, *axes.values())
+
+    def help(self, docstring: str) -> str:
+        """The experiment's docstring and its flags, grouped; defaults in brackets hold where no preset says otherwise."""
+        lines = [
+            docstring.strip(),
+            "",
+            "Flags; what stands in [brackets] holds where the preset says nothing else.",
+            "",
+        ]
+        for group in (SWEEP, STATIC, NUMBERS, EXECUTION):
+            lines += [f"{group[0].upper()}{group[1:]}:"]
+            for name in (name for name, own in self.groups.items() if own == group):
+                flag = self.values[name]
+                default = "" if flag.default in (None, [], False) else f" [{flag.default}]"
+                text = " ".join(flag.help.removesuffix("repeat this option to specify a list of values").split())
+                lines += textwrap.wrap(
+                    f"{text.rstrip(';')}{default}", 100, initial_indent=f"  --{name:24s} ", subsequent_indent=" " * 29
+                )
+            lines.append("")
+        return "\n".join(lines)
+
+    def _given(self, prefix: str) -> dict[str, Any]:
+        return {
+            name.removeprefix(prefix): self.values[name].value
+            for name in self.groups
+            if name.startswith(prefix) and self.values[name].present
+        }
+
+    def _define(self, group: str, define: Any, name: str, *args: Any, **kwargs: Any) -> None:
+        define(name, *args, flag_values=self.values, **kwargs)
+        self.groups[name] = group
+
+    def _from_field(self, group: str, config: type, field: Any, name: str) -> None:
+        hint = get_type_hints(config)[field.name]
+        low = field.metadata.get("low")
+        default = field.default if field.default is not dataclasses.MISSING else None
+        if config is Hyper:  # typed Any, for it holds arrays while a program is traced
+            hint = type(default)
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        help_text = field.metadata["help"] + (f" [{shown}]" if shown not in (None, "") else "")
+        self._define_typed(group, name, hint, help_text, low)
+
+    def _define_typed(self, group: str, name: str, hint: Any, help_text: str, low: float | None = None) -> None:
+        args = [a for a in get_args(hint) if a is not type(None)]
+        if get_origin(hint) is Literal:
+            self._define(group, flags.DEFINE_enum, name, None, list(get_args(hint)), help_text)
+            self.types[name] = str
+            return
+        kind = (
+            tuple
+            if get_origin(hint) is tuple or hint is tuple
+            else next((t for t in (bool, int, float, str) if t in (hint, *args)), str)
+        )
+        define = {
+            bool: flags.DEFINE_boolean,
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+            tuple: flags.DEFINE_list,
+        }
+        bounds = {"lower_bound": low} if low is not None and kind in (int, float) else {}
+        self._define(group, define.get(kind, flags.DEFINE_string), name, None, help_text, **bounds)
+        self.types[name] = kind
+
+    def _model_fields(self, model_names: Iterable[str]) -> Mapping[str, Any]:
+        found: dict[str, Any] = {}
+        for name in model_names:
+            for field, value in models.fields(name).items():
+                if isinstance(value, bool | int | float | str | tuple):
+                    found.setdefault(field, value)
+        return found
+
+    def _parse_value(self, name: str, text: str) -> Any:
+        kind = self.types[name]
+        if kind is tuple:
+            raise UsageError(f"{name} cannot be swept: its values are lists.")
+        if kind is bool and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        try:
+            if kind in (int, float, str):
+                return kind(text)
+        except ValueError:
+            pass
+        raise UsageError(f"--sweep {name}: {text!r} is not of type {kind.__name__}.")
+
+
+def _as_static(value: Any) -> Any:
+    """Lists become tuples, of numbers where they hold numbers: specs are hashable."""
+    if not isinstance(value, list):
+        return value
+    try:
+        return tuple(float(item) if "." in item else int(item) for item in value)
+    except ValueError:
+        return tuple(value)

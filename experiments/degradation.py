@@ -1,0 +1,127 @@
+"""Deeper plain nets train worse; residual nets do not.
+
+He et al. 2015 (arXiv:1512.03385), in the lectures at S2:205-211, S3:589 and S4:406-436: a plain net
+of 56 layers has a higher *training* error than one of 20, so it is optimisation that fails, and not
+generalisation; with shortcuts the deeper net is no worse.
+
+    python -m experiments.degradation                                       quick, embedded digits
+    python -m experiments.degradation --data=folder:DIR                     quick, for example CIFAR-10
+    python -m experiments.degradation --preset=paper --data=tfds:cifar10    the published recipe
+
+Quick trains nets of 8, 20 and 44 layers and width 8 with 5 seeds: on digits (8x8) 200 steps each,
+about 2 minutes on two CPU cores; on other data 5,120 images at 16x16 for 300 steps. Expect on digits a
+training error of 0 for all but the plain net of 44 layers, which stalls between 0.1 and 0.8.
+
+Paper is section 4.2: 20 to 110 layers of width 16, batches of 128, 64,000 steps, learning rate 0.1
+divided by 10 at 32,000 and 48,000, momentum 0.9, weight decay 1e-4 (in the loss, as lambda / 2, on all
+parameters: l2 = 5e-5), crops and flips, 10 % of the training split for validation, and for 110 layers
+a tenth of the rate for the first 400 steps. It needs an accelerator.
+"""
+
+from cnnjax import claims, cli, models
+from cnnjax.data import DataConfig
+from cnnjax.report.figures import Curves, Finals
+from cnnjax.sweep import Grid, explicit
+from cnnjax.train import Hyper, Spec
+
+TITLE = "Degradation: plain against residual nets as depth grows"
+DEPTHS = {"smoke": (8, 14), "quick": (8, 20, 44), "paper": (20, 32, 44, 56, 110)}
+SEEDS = {"smoke": 2, "quick": 5, "paper": 5}
+
+CLAIMS = (
+    claims.Claim(
+        "deeper-plain",
+        "The deeper plain net has the higher training error.",
+        "S2:205-211; S3:589; S4:429-436",
+        "greater",
+        unit="training error, fraction",
+    ),
+    claims.Claim(
+        "shortcuts-close-the-gap",
+        "From shallow to deep, training error rises less for the residual net than for the plain one.",
+        "S2:205-211; S3:589",
+        "greater",
+        unit="training error, fraction",
+    ),
+    claims.Claim(
+        "deeper-residual",
+        "The deeper residual net does not have the higher training error.",
+        "S3:589-615; S4:429-436",
+        "not_greater",
+        margin=0.01,
+        unit="training error, fraction",
+    ),
+)
+METRICS = ("train_error", "test_error", "train_loss")
+FIGURES = (
+    Curves("train_error", title="Training error", panels=lambda a: _family(a), hue=lambda a: _depth(a)),
+    Finals(("train_error", "test_error")),
+)
+
+
+def spec(preset: str, data: DataConfig) -> Spec:
+    """What all runs share; ``data`` other than digits is made small for ``quick``."""
+    if preset == "paper":
+        augment = ("crop",) if data.name == "digits" else ("flip", "crop")  # a mirrored digit is another
+        return Spec(
+            data=data, steps=64_000, batch_size=128, evaluate_every=2_000, schedule="step", milestones=(0.5, 0.75),
+            warmup_form="constant", augment=augment, decayed="all",
+        )  # fmt: skip
+    width = (("width", 4 if preset == "smoke" else 8),)
+    if preset == "smoke":
+        return Spec(model_fields=width, data=data, steps=3, batch_size=16, train_examples=256)
+    if data.name == "digits":
+        return Spec(model_fields=width, data=data, steps=200, evaluate_every=20)
+    small = DataConfig(**{**vars(data), "image_size": data.image_size or 16})
+    return Spec(model_fields=width, data=small, steps=300, evaluate_every=50)
+
+
+def hyper(preset: str, data: DataConfig) -> Hyper:
+    """The numbers that all runs share."""
+    if preset == "paper":
+        return Hyper(learning_rate=0.1, momentum=0.9, l2=5e-5)
+    train_size = 5_120 if preset == "quick" and data.name.startswith(("folder:", "tfds:")) else 0
+    return Hyper(learning_rate=0.1, momentum=0.9, warmup=0.05, train_size=train_size)
+
+
+def grid(preset: str, data: DataConfig) -> Grid:
+    """Plain and residual nets at every depth of the preset."""
+    names = [f"{kind}{depth}_cifar" for kind in ("plain", "resnet") for depth in DEPTHS[preset]]
+    if preset != "paper":
+        return explicit(*({"model": name} for name in names))
+    warm = {"plain110_cifar": 400 / 64_000, "resnet110_cifar": 400 / 64_000}
+    return explicit(*({"model": n, "warmup": warm.get(n, 0.0), "warmup_factor": 0.1} for n in names))
+
+
+def verdict(rows: list[dict]) -> list[claims.Verdict]:
+    """Deep against shallow: 56 against 20 layers where both ran, else the deepest against 20 or the shallowest."""
+    depths = sorted({_depth(row["assignment"]) for row in rows})
+    deep = 56 if 56 in depths else depths[-1]
+    shallow = 20 if 20 in depths and deep > 20 else depths[0]
+
+    def error(kind: str, depth: int) -> dict[int, float]:
+        chance = 1 - 1 / 10  # what a diverged run is worth
+        return claims.by_seed(rows, "train_error", {"model": f"{kind}{depth}_cifar"}, diverged=chance)
+
+    plain_deep, plain_shallow = error("plain", deep), error("plain", shallow)
+    residual_deep, residual_shallow = error("resnet", deep), error("resnet", shallow)
+    return claims.judge(
+        CLAIMS,
+        {
+            "deeper-plain": claims.contrast([plain_deep], [plain_shallow]),
+            "shortcuts-close-the-gap": claims.contrast([plain_deep, residual_shallow], [plain_shallow, residual_deep]),
+            "deeper-residual": claims.contrast([residual_deep], [residual_shallow]),
+        },
+    )
+
+
+def _depth(assignment: dict) -> int:
+    return models.fields(assignment["model"])["depth"]
+
+
+def _family(assignment: dict) -> str:
+    return "plain" if assignment["model"].startswith("plain") else "residual"
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.main(__name__))
