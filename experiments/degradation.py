@@ -28,6 +28,17 @@ TITLE = "Degradation: plain against residual nets as depth grows"
 DEPTHS = {"smoke": (8, 14), "quick": (8, 20, 44), "paper": (20, 32, 44, 56, 110)}
 SEEDS = {"smoke": 2, "quick": 5, "paper": 5}
 
+
+def layers(assignment: dict) -> int:
+    """The depth of a condition's net."""
+    return models.fields(assignment["model"])["depth"]
+
+
+def family(assignment: dict) -> str:
+    """Plain or residual."""
+    return "plain" if models.fields(assignment["model"])["shortcut"] == "none" else "residual"
+
+
 CLAIMS = (
     claims.Claim(
         "deeper-plain",
@@ -54,7 +65,7 @@ CLAIMS = (
 )
 METRICS = ("train_error", "test_error", "train_loss")
 FIGURES = (
-    Curves("train_error", title="Training error", panels=lambda a: _family(a), hue=lambda a: _depth(a)),
+    Curves("train_error", title="Training error", panels=family, hue=layers),
     Finals(("train_error", "test_error")),
 )
 
@@ -95,7 +106,7 @@ def grid(preset: str, data: DataConfig) -> Grid:
 
 def verdict(rows: list[dict]) -> list[claims.Verdict]:
     """Deep against shallow: 56 against 20 layers where both ran, else the deepest against 20 or the shallowest."""
-    depths = sorted({_depth(row["assignment"]) for row in rows})
+    depths = sorted({layers(row["assignment"]) for row in rows})
     deep = 56 if 56 in depths else depths[-1]
     shallow = 20 if 20 in depths and deep > 20 else depths[0]
 
@@ -113,14 +124,6 @@ def verdict(rows: list[dict]) -> list[claims.Verdict]:
             "deeper-residual": claims.contrast([residual_deep], [residual_shallow]),
         },
     )
-
-
-def _depth(assignment: dict) -> int:
-    return models.fields(assignment["model"])["depth"]
-
-
-def _family(assignment: dict) -> str:
-    return "plain" if assignment["model"].startswith("plain") else "residual"
 
 
 if __name__ == "__main__":

@@ -67,11 +67,8 @@ def _main(name: str, module: ModuleType, argv: list[str]) -> int:
     seeds = range(flags.seeds or module.SEEDS[flags.preset])
     platform = jax.default_backend()
     planned = plan(points(spec, hyper, grid, seeds), platform, execution.driver)
-    description = {
-        "experiment": name,
-        "preset": flags.preset,
-        "configuration": {"preset": flags.preset, "spec": to_json(spec), "hyper": to_json(hyper), "grid": list(grid), "seeds": list(seeds)},
-    }  # fmt: skip
+    resolved = {"spec": to_json(spec), "hyper": to_json(hyper), "grid": list(grid), "seeds": list(seeds)}
+    description = {"experiment": name, "preset": flags.preset, "configuration": {"preset": flags.preset, **resolved}}
     session = Session(planned, execution, Path(flags.workdir) / name, description)
     session.check()
     if flags.plan:

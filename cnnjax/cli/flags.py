@@ -136,7 +136,7 @@ class Flags:
         return product(distinct, *axes.values())
 
     def help(self, docstring: str) -> str:
-        """The experiment's docstring and its flags, grouped; defaults in brackets hold where no preset says otherwise."""
+        """The experiment's docstring and its flags, grouped."""
         lines = [
             docstring.strip(),
             "",

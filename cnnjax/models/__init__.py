@@ -81,7 +81,8 @@ def check_image_shape(model: nn.Module, image_shape: tuple[int, int, int], name:
         )
     if largest and max(height, width) > largest:
         raise UsageError(
-            f"{label} takes images of {largest}x{largest} pixels, not {height}x{width}. Use --data.image_size={largest}."
+            f"{label} takes images of {largest}x{largest} pixels, not {height}x{width}. "
+            f"Use --data.image_size={largest}."
         )
 
 

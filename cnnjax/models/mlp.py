@@ -29,8 +29,8 @@ class MLP(nn.Module):
     min_size = 1
 
     def __post_init__(self):
-        if any(units < 1 for units in self.hidden):
-            raise UsageError(f"hidden must hold positive numbers of units, not {self.hidden}.")
+        if not all(isinstance(units, int) and units >= 1 for units in self.hidden):
+            raise UsageError(f"hidden must hold positive whole numbers of units, not {self.hidden}.")
         super().__post_init__()
 
     @nn.compact

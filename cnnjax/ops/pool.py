@@ -10,7 +10,7 @@ from functools import reduce
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cnnjax.ops.conv import Pair, Padding, explicit_padding
+from cnnjax.ops.conv import Padding, Pair, explicit_padding
 
 
 def max_pool(

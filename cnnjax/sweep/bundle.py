@@ -75,6 +75,8 @@ def run_bundle(
             f"{bundle.info.name} has changed since the sweep started. Restore the data, or use another --workdir."
         )
     padded = bundle.padded()
+    # A state made under another signature is not continued: the row's bits would be those of neither.
+    checkpoint_id = digest({"bundle": bundle.bundle_id, "signature": signature})
     outcomes = train(
         bundle.spec,
         [point.hyper for point in padded],
@@ -82,7 +84,7 @@ def run_bundle(
         dataset,
         bundle.driver,
         feed_mode=feed_mode,
-        checkpoints=store.checkpoints(bundle.bundle_id) if store else None,
+        checkpoints=store.checkpoints(checkpoint_id) if store else None,
         checkpoint_seconds=checkpoint_seconds,
         on_progress=on_progress,
         should_stop=should_stop,

@@ -23,6 +23,9 @@ from cnnjax.train.run import CHECKPOINT_SECONDS, Interrupted
 from cnnjax.typing import UsageError
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # stop, and lose nothing
+
+
 class Job(NamedTuple):
     """A bundle, and what it is to be run under."""
 
@@ -50,6 +53,7 @@ class Settings(NamedTuple):
 
 
 Listener = Callable[[Progress], None]
+Failure = tuple[Job, str]  # and why
 
 
 def in_process(jobs: Sequence[Job], settings: Settings, listen: Listener) -> list[Row]:
@@ -57,12 +61,20 @@ def in_process(jobs: Sequence[Job], settings: Settings, listen: Listener) -> lis
 
     Raises:
       Interrupted: by Ctrl-C; the bundle's state was saved.
+      RuntimeError: a bundle failed; the others were finished first.
     """
     interrupted = threading.Event()
     rows: list[Row] = []
+    failures: list[Failure] = []
     with _handling(interrupted):
         for job in jobs:
-            rows += _run(job, settings, 0, listen, interrupted.is_set)
+            try:
+                rows += _run(job, settings, 0, listen, interrupted.is_set)
+            except Interrupted:
+                raise
+            except Exception as error:
+                failures.append((job, _reason(error)))
+    _check(failures, len(jobs))
     return rows
 
 
@@ -71,11 +83,13 @@ def on_devices(jobs: Sequence[Job], settings: Settings, listen: Listener, device
 
     Raises:
       Interrupted: by Ctrl-C; the bundles' states were saved.
+      RuntimeError: a bundle failed; the others were finished first.
     """
     import jax
 
     interrupted, lock = threading.Event(), threading.Lock()
-    waiting, rows, errors = list(jobs), [], []
+    waiting, rows = list(jobs), []
+    failures: list[Failure] = []
 
     def serve(number: int) -> None:
         done: set[Any] = set()
@@ -88,10 +102,11 @@ def on_devices(jobs: Sequence[Job], settings: Settings, listen: Listener, device
                 done.add(job.bundle.spec)
                 try:
                     made = _run(job, settings, number, listen, interrupted.is_set)
-                except BaseException as error:
-                    errors.append(error)
-                    interrupted.set()
+                except Interrupted:
                     return
+                except Exception as error:
+                    failures.append((job, _reason(error)))
+                    continue
                 with lock:
                     rows.extend(made)
 
@@ -101,10 +116,9 @@ def on_devices(jobs: Sequence[Job], settings: Settings, listen: Listener, device
             thread.start()
         for thread in threads:
             thread.join()
-    if errors:
-        raise errors[0]
     if interrupted.is_set():
         raise Interrupted("stopped")
+    _check(failures, len(jobs))
     return rows
 
 
@@ -118,7 +132,8 @@ def in_workers(jobs: Sequence[Job], settings: Settings, listen: Listener, worker
       RuntimeError: a bundle failed; the others were finished first.
     """
     context = multiprocessing.get_context("spawn")  # forking a process that has used JAX can hang
-    waiting, failures, rows = list(jobs), [], []
+    waiting, rows = list(jobs), []
+    failures: list[Failure] = []
     attempts: dict[str, int] = {}
     interrupted = threading.Event()
     pool: list[_Worker] = []
@@ -139,6 +154,7 @@ def in_workers(jobs: Sequence[Job], settings: Settings, listen: Listener, worker
                     try:
                         kind, content = worker.receive()
                     except (EOFError, OSError):  # the process died: out of memory, or killed
+                        worker.close()
                         pool[index] = _Worker(context, worker.number, settings)
                         attempts[job.bundle.bundle_id] = attempts.get(job.bundle.bundle_id, 0) + 1
                         if attempts[job.bundle.bundle_id] < 2:
@@ -155,12 +171,9 @@ def in_workers(jobs: Sequence[Job], settings: Settings, listen: Listener, worker
     finally:
         for worker in pool:
             worker.close()
-    if failures and not interrupted.is_set():
-        job, reason = failures[0]
-        label = ", ".join(f"{name}={value}" for name, value in job.bundle.points[0].assignment)
-        raise RuntimeError(f"{len(failures)} of {len(jobs)} bundles failed; the first ({label}): {reason}")
     if interrupted.is_set():
         raise Interrupted("stopped")
+    _check(failures, len(jobs))
     return rows
 
 
@@ -198,14 +211,16 @@ class _Worker:
             except OSError:
                 pass
         if self.process.is_alive():
-            self.process.terminate()
+            self.process.kill()
         self.process.join()
         self.pipe.close()
 
 
 def _serve(pipe: Any, stop: Any, number: int, settings: Settings) -> None:
     """The life of a worker process: take a job, run it, send its rows, until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and tells by ``stop``
+    for number_of_signal in SIGNALS:
+        signal.signal(number_of_signal, signal.SIG_IGN)  # the parent decides, and tells by ``stop``
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     pin(number, settings.threads)
     while (job := pipe.recv()) is not None:
 
@@ -217,7 +232,7 @@ def _serve(pipe: Any, stop: Any, number: int, settings: Settings) -> None:
         except Interrupted:
             pipe.send(("interrupted", None))
         except Exception as error:
-            pipe.send(("error", str(error) if isinstance(error, UsageError) else traceback.format_exc()))
+            pipe.send(("error", _reason(error)))
 
 
 def _run(job: Job, settings: Settings, worker: int, listen: Listener, should_stop: Callable[[], bool]) -> list[Row]:
@@ -236,6 +251,18 @@ def _run(job: Job, settings: Settings, worker: int, listen: Listener, should_sto
     )
     listen(Progress(worker, bundle, bundle.spec.steps, True))
     return rows
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, UsageError) else "".join(traceback.format_exception(error))
+
+
+def _check(failures: Sequence[Failure], total: int) -> None:
+    """Raises the RuntimeError of a sweep some of whose bundles failed."""
+    if failures:
+        job, reason = failures[0]
+        label = ", ".join(f"{name}={value}" for name, value in job.bundle.points[0].assignment)
+        raise RuntimeError(f"{len(failures)} of {total} bundles failed; the first ({label}): {reason}")
 
 
 def _next(waiting: Sequence[Job], mine: set[Any], all_seen: Sequence[set[Any]] = ()) -> int:
@@ -265,7 +292,7 @@ class _handling:
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
                 self.previous[number] = signal.signal(number, lambda *_: self.event.set())
         return self
 

@@ -77,10 +77,13 @@ def points(spec: Spec, hyper: Hyper, grid: Grid, seeds: Sequence[int]) -> tuple[
     """Every assignment of the grid with every seed; seeds vary fastest.
 
     Raises:
-      UsageError: an unknown name or model field, no seeds, or the same run twice.
+      UsageError: an unknown name or model field, no seeds, one that is none, or the same run twice.
     """
-    if not seeds or not grid:
+    if not len(seeds) or not grid:
         raise UsageError("The sweep is empty: give at least one point and one seed.")
+    for seed in seeds:
+        if type(seed) is not int or not 0 <= seed < 2**32:
+            raise UsageError(f"The seed {seed!r} must be a whole number from 0 to 2**32 - 1.")
     made = tuple(
         Point(*assign(spec, hyper, assignment), seed, tuple(assignment.items()))
         for assignment in grid
@@ -100,9 +103,11 @@ def assign(spec: Spec, hyper: Hyper, assignment: Assignment) -> tuple[Spec, Hype
     """The Spec and the Hyper with the assignment's values in place.
 
     Raises:
-      UsageError: a name that is a field of neither, nor of the model or the data.
+      UsageError: a name that is a field of neither, nor of the model or the data, or a value that
+        cannot be hashed.
     """
     for name, value in sorted(assignment.items(), key=lambda item: item[0] != "model"):
+        _check_hashable(name, value)
         if name.startswith("model."):
             fields = {**dict(spec.model_fields), name.removeprefix("model."): value}
             spec = dataclasses.replace(spec, model_fields=tuple(sorted(fields.items())))
@@ -117,7 +122,7 @@ def assign(spec: Spec, hyper: Hyper, assignment: Assignment) -> tuple[Spec, Hype
             spec = dataclasses.replace(spec, **{name: value})
         else:
             raise unknown("swept name", name, _names(Hyper) | _names(Spec) - {"data", "model_fields"})
-    return spec, hyper
+    return spec, _as_floats(hyper)
 
 
 def plan(all_points: Sequence[Point], platform: str, driver: Driver | None = None) -> Plan:
@@ -149,6 +154,21 @@ def plan(all_points: Sequence[Point], platform: str, driver: Driver | None = Non
         ]
     arranged.sort(key=lambda bundle: -bundle.cost)  # stable: bundles of a group stay together
     return Plan(tuple(all_points), tuple(arranged))
+
+
+def _as_floats(hyper: Hyper) -> Hyper:
+    """0 and 0.0 are one number, so they make one run: fields of type float hold floats."""
+    values = {field.name: getattr(hyper, field.name) for field in dataclasses.fields(Hyper)}
+    whole = {name for name, value in values.items() if type(value) is int}
+    floats = {field.name for field in dataclasses.fields(Hyper) if isinstance(field.default, float)}
+    return dataclasses.replace(hyper, **{name: float(values[name]) for name in whole & floats})
+
+
+def _check_hashable(name: str, value: Any) -> None:
+    try:
+        hash(value)
+    except TypeError as error:
+        raise UsageError(f"{name}={value!r} cannot be swept: it can change. Use a tuple.") from error
 
 
 def _names(config: type) -> set[str]:

@@ -18,6 +18,7 @@ from typing import Any
 from cnnjax.typing import UsageError
 
 Row = dict[str, Any]
+PARTIAL = ".partial-"  # how the names of files begin that a kill left behind half written
 
 
 class Store:
@@ -35,7 +36,10 @@ class Store:
         """
         path = self.directory / "manifest.json"
         try:
-            return json.loads(path.read_text())
+            found = json.loads(path.read_text())
+            if not isinstance(found, dict) or not {"configuration", "data", "runs"} <= set(found):
+                raise ValueError("it is no manifest of a sweep")
+            return found
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -55,7 +59,7 @@ class Store:
         _check_writable(self.directory)
         found = self.manifest
         if found is None:
-            if self.directory.exists() and any(self.directory.iterdir()):
+            if self.directory.exists() and not all(_is_partial(path) for path in self.directory.iterdir()):
                 raise UsageError(f"{self.directory} is not empty and holds no manifest. Use another --workdir.")
             return
         gone = set(found["runs"]) - set(manifest["runs"])
@@ -82,7 +86,7 @@ class Store:
 
     def open(self, manifest: dict[str, Any]) -> None:
         """Creates the directory, or continues in it, after ``check``."""
-        (self.directory / "rows").mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
         previous = self.manifest
         if previous is not None:
             manifest = {**manifest, "created": previous["created"]}
@@ -99,7 +103,10 @@ class Store:
           UsageError: there is none, or it is damaged.
         """
         try:
-            return json.loads(self._path(run).read_text())
+            row = json.loads(self._path(run).read_text())
+            if not isinstance(row, dict) or row.get("run_id") != run:
+                raise ValueError("it is not the row of this run")
+            return row
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"{self._path(run)} cannot be read ({error}). Remove it to have the run repeated."
@@ -109,27 +116,29 @@ class Store:
         """Adds the row of a finished run; one that is there already stays as it is."""
         path = self._path(row["run_id"])
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=".row-")
+        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f"{PARTIAL}row-")
         try:
             with os.fdopen(handle, "w") as file:
                 file.write(dumps(row))
                 file.flush()
                 os.fsync(file.fileno())
+            os.chmod(partial, 0o644)
             os.link(partial, path)
         except FileExistsError:
             pass
         finally:
             os.unlink(partial)
 
-    def checkpoints(self, bundle_id: str) -> Path:
+    def checkpoints(self, checkpoint_id: str) -> Path:
         """Where the checkpoints of a bundle lie while it is in training."""
-        return self.directory / "checkpoints" / bundle_id
+        return self.directory / "checkpoints" / checkpoint_id
 
     def clean(self) -> None:
         """Removes what only an unfinished sweep needs."""
         shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
-        for partial in (self.directory / "rows").glob(".row-*"):
-            partial.unlink(missing_ok=True)
+        for partial in (*self.directory.glob(".*"), *(self.directory / "rows").glob(".*")):
+            if _is_partial(partial):
+                partial.unlink(missing_ok=True)
 
     def _path(self, run: str) -> Path:
         return self.directory / "rows" / f"{run}.json"
@@ -142,7 +151,7 @@ def dumps(value: Any) -> str:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a file whole or not at all."""
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f"{PARTIAL}{path.name}-")
     try:
         with os.fdopen(handle, "w") as file:
             file.write(text)
@@ -153,6 +162,10 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException:
         os.unlink(partial)
         raise
+
+
+def _is_partial(path: Path) -> bool:
+    return path.name.startswith(PARTIAL)
 
 
 def _finite(value: Any) -> Any:

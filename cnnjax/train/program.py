@@ -1,6 +1,7 @@
 """The compiled functions of a group of runs: one set for each (Spec, dataset, driver, lanes)."""
 
-from functools import lru_cache, partial
+from functools import cache
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from cnnjax import metrics
-from cnnjax.data import cache
+from cnnjax.data.cache import root as cache_root
 from cnnjax.data.catalog import Info
 from cnnjax.data.feed import Chunk
 from cnnjax.train import step
@@ -113,7 +114,7 @@ class Program:
         return sum(function._cache_size() for function in functions)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _program(spec: Spec, key: tuple, driver: Driver) -> Program:
     name, image_shape, num_classes, sizes, class_names = key
     return Program(spec, Info(name, image_shape, num_classes, dict(sizes), class_names), driver)
@@ -138,7 +139,7 @@ def stack_hyper(hypers: list[Hyper]) -> Hyper:
 def enable_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache, unless JAX has been told of another place."""
     if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache.root() / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 

@@ -1,5 +1,6 @@
 """Training a bundle of runs to the end, in chunks: the only training loop of the project."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from cnnjax.data.catalog import Dataset
 from cnnjax.data.feed import Feed, Mode
 from cnnjax.train import checkpoint
 from cnnjax.train.program import Driver, Program, program, stack_hyper
-from cnnjax.train.spec import Hyper, Spec
+from cnnjax.train.spec import Hyper, Spec, digest
 
 CHUNK_STEPS = 50  # steps between looks at the device; does not change results
 CHECKPOINT_SECONDS = 60.0  # shorter runs never save: repeating one costs less than a minute
@@ -25,10 +26,11 @@ class Outcome:
     """What one finished run leaves behind.
 
     Attributes:
-      metrics: final ``train_``, ``valid_`` and ``test_`` ``loss`` and ``error``, and ``parameters``.
+      metrics: final ``train_``, ``valid_`` and ``test_`` ``loss`` and ``error``, ``gap_`` (validation less
+        training) likewise, and ``parameters``.
       history: one record per evaluation: step, images seen, ``batch_`` means over the training
         steps since the last one, and ``train_`` and ``valid_`` in evaluation mode.
-      diverged_step: first step whose loss was not finite, or None.
+      diverged_step: steps done when the loss was first found not to be finite, or None.
       parameters_digest: SHA-256 of the final parameters and model state.
       seconds: of training and evaluation, an equal share of the bundle's; compiling excluded.
       compile_seconds: until training could begin, an equal share of the bundle's.
@@ -98,7 +100,9 @@ def train(
     compiled = program(spec, dataset.info, driver)
     feed = Feed(dataset, feed_mode, seeds, [int(h.train_size) for h in hypers], spec.batch_size, chunk_steps)
     bundle = _Bundle(compiled, feed, stack_hyper(list(hypers)), np.asarray(seeds, np.uint32))
-    bundle.start(checkpoints)
+    runs = {"hypers": list(hypers), "seeds": list(seeds), "data": dataset.fingerprint}
+    owner = digest({"spec": spec, "driver": driver, **runs})
+    bundle.start(checkpoints, owner)
     last_save = time.perf_counter()
     for chunk, evaluate in bundle.remaining_chunks(chunk_steps):
         bundle.advance(chunk)
@@ -108,7 +112,7 @@ def train(
         stop = should_stop()
         due = time.perf_counter() - last_save > checkpoint_seconds and bundle.step < spec.steps
         if checkpoints and (stop or due):
-            checkpoint.save(checkpoints, bundle.step, *bundle.saved())
+            checkpoint.save(checkpoints, owner, bundle.step, *bundle.saved())
             last_save = time.perf_counter()
         if stop:
             raise Interrupted(f"stopped at step {bundle.step} of {spec.steps}")
@@ -145,14 +149,14 @@ class _Bundle:
         self.history: list[list[dict[str, float]]] = [[] for _ in seeds]
         self.clock = Clock()
 
-    def start(self, checkpoints: Path | None) -> None:
+    def start(self, checkpoints: Path | None, owner: str) -> None:
         """From the newest good checkpoint, else from the first step."""
         first = next(iter(self.feed.chunks([(0, 1)])))
         self.state = self.compiled.initial_state(self.hyper, self.seeds, first.pool)
         self.sums = self.compiled.zeros()
         self.compiled.compile(self.state, self.hyper, self.seeds, first, next(iter(self.feed.split("valid"))))
         self.clock.compile = time.perf_counter() - self.clock.started
-        restored = checkpoint.restore(checkpoints, (self.state, self.sums)) if checkpoints else None
+        restored = checkpoint.restore(checkpoints, owner, (self.state, self.sums)) if checkpoints else None
         if restored:
             self.state, self.sums = restored.arrays
             self.step = self.first_step = restored.extra["step"]
@@ -203,8 +207,11 @@ class _Bundle:
             last = self.history[lane][-1]
             final = {key: value for key, value in last.items() if key.startswith(("train_", "valid_"))}
             final.update({f"test_{key}": value for key, value in tests[lane].items()})
+            final.update({f"gap_{key}": final[f"valid_{key}"] - final[f"train_{key}"] for key in ("loss", "error")})
             final["parameters"] = tree.count(params)
             diverged = int(state.diverged_at[lane])
+            if diverged < 0 and not all(map(math.isfinite, final.values())):
+                diverged = self.step  # the last step did it, or only an evaluation shows it
             images = (self.step - self.first_step) * self.spec.batch_size
             outcomes.append(
                 Outcome(

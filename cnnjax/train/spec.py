@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import flax.linen as nn
 import jax
@@ -76,6 +76,8 @@ def build_model(spec: Spec, num_classes: int) -> nn.Module:
       UsageError: unknown model or field, a bad value, or a precision that the model cannot have.
     """
     fields = dict(spec.model_fields)
+    if "dtype" in fields:
+        raise UsageError(f"model.dtype={fields['dtype']} is set by precision. Use precision, such as bfloat16.")
     if isinstance(spec.model, str):
         fields.setdefault("num_classes", num_classes)
         return models.create(spec.model, **fields, dtype=jnp.dtype(spec.precision))
@@ -105,7 +107,7 @@ def validate(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
     """
     for config in (spec, *hypers):
         for field in dataclasses.fields(config):
-            _check_field(field.name, getattr(config, field.name), field.metadata, _choices(config, field.name))
+            _check_field(field, getattr(config, field.name), get_type_hints(type(config))[field.name])
     for name in spec.augment:
         if name not in augment.AUGMENTATIONS:
             raise unknown("augmentation", name, augment.AUGMENTATIONS)
@@ -153,21 +155,32 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _choices(config: Any, name: str) -> tuple[str, ...]:
-    hint = get_type_hints(type(config))[name]
-    return get_args(hint) if getattr(hint, "__origin__", None) is Literal else ()
-
-
-def _check_field(name: str, value: Any, metadata: Any, choices: tuple[str, ...]) -> None:
-    if choices and value not in choices:
-        raise unknown(f"value of {name}", str(value), choices)
-    low, high = metadata.get("low"), metadata.get("high")
-    if low is None and high is None:
+def _check_field(field: dataclasses.Field, value: Any, hint: Any) -> None:
+    name, low, high = field.name, field.metadata.get("low"), field.metadata.get("high")
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise unknown(f"value of {name}", str(value), get_args(hint))
         return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UsageError(f"{name} must be a number, not {value!r}.")
+    if isinstance(field.default, bool) or not isinstance(field.default, int | float):
+        _check_type(name, value, hint)
+        return
+    whole = isinstance(field.default, int)
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise UsageError(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}.")
     if not (value >= (-float("inf") if low is None else low) and value <= (float("inf") if high is None else high)):
         reach = f"at least {low}" if high is None else f"from {low} to {high}"
         raise UsageError(f"{name}={value} is out of range: it must be {reach}.")
     if value in (float("inf"), -float("inf")):
         raise UsageError(f"{name}={value} must be finite.")
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    """Refuses what is not of a field's type: a class, a union of classes or a tuple of one."""
+    if get_origin(hint) is tuple:
+        (item, *_) = get_args(hint)
+        fits = isinstance(value, tuple) and all(isinstance(v, get_origin(item) or item) for v in value)
+    else:
+        fits = isinstance(value, hint)
+    if not fits:
+        shown = str(hint).replace("<class '", "").replace("'>", "")
+        raise UsageError(f"{name}={value!r} is of the wrong type: it must be {shown}.")

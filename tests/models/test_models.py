@@ -183,13 +183,14 @@ def test_dropout_acts_in_training_only_where_the_docstring_says():
 
 
 def test_plain_and_residual_twins_start_from_equal_parameters():
-    plain, shape = small_resnet(14, "none")
-    residual, _ = small_resnet(14)
+    plain, shape = small_resnet(20, "none")
+    residual, _ = small_resnet(20)
     x = jnp.zeros((1, *shape))
     ours, theirs = jit(lambda key: (plain.init(key, x), residual.init(key, x)))(jax.random.key(3))
     assert tree.leaf_digests(ours) == tree.leaf_digests(theirs)
-    deviation = ours["params"]["stage3_rest"]["conv1"]["kernel"].std()
-    assert deviation == pytest.approx(math.sqrt(2 / (9 * 16)), rel=0.1)  # He's
+    kernels = ours["params"]["stage3_rest"]["conv1"]["kernel"]
+    assert np.all(kernels[0] != kernels[1])  # each of the stacked blocks draws its own
+    assert kernels.std() == pytest.approx(math.sqrt(2 / (9 * 16)), rel=0.1)  # He's
 
 
 def test_the_twins_compute_different_functions():
@@ -269,7 +270,12 @@ def test_maps_of_c3_read_only_the_maps_of_the_table(classic):
     _, jacobian = classic
     expected = [[source in maps for source in range(6)] for maps in C3_TABLE]
     np.testing.assert_array_equal(jacobian != 0, expected)
-    assert [len(maps) for maps in C3_TABLE] == [3] * 6 + [4] * 9 + [6]  # 60 kernels of 25 weights
+
+
+def test_the_table_of_c3_is_the_papers():
+    neighbours = [{(first + i) % 6 for i in range(length)} for length in (3, 4) for first in range(6)]
+    opposite_pairs = [{0, 1, 3, 4}, {1, 2, 4, 5}, {2, 3, 5, 0}]
+    assert [set(maps) for maps in C3_TABLE] == [*neighbours, *opposite_pairs, set(range(6))]
 
 
 def test_logits_are_distances_to_fixed_codes(classic):
