@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 a run failed, 2 bad input (nothing was written), 130 inter
 """
 
 import sys
+from operator import itemgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ from cnnjax import claims
 from cnnjax.cli.flags import Flags
 from cnnjax.cli.progress import display
 from cnnjax.data.catalog import DataConfig
+from cnnjax.report.figures import FigureSpec
 from cnnjax.sweep import execute, plan, points, rule
 from cnnjax.sweep.bundle import dataset_of, threads_here
 from cnnjax.sweep.grid import Grid
@@ -48,6 +50,9 @@ def main(experiment: ModuleType | str, argv: list[str] | None = None) -> int:
         return 2
     except Interrupted as stopped:
         print(f"{name}: {stopped}; the state is saved. The same command resumes.", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:  # before or after the runs
+        print(f"{name}: stopped. The same command resumes.", file=sys.stderr)
         return 130
     except RuntimeError as error:
         print(f"{name}: {error}\nFinished runs are kept; the same command tries the others again.", file=sys.stderr)
@@ -126,8 +131,9 @@ def _check_claims(module: ModuleType, planned: Plan) -> None:
     ]
     try:
         module.verdict(skeleton)
-    except UsageError as error:
-        print(f"The claims will not be judged: {error}", file=sys.stderr)
+    except (UsageError, KeyError) as error:
+        reason = f"the conditions lack {error}" if isinstance(error, KeyError) else error
+        print(f"The claims will not be judged: {reason}", file=sys.stderr)
 
 
 def _run(name: str, module: ModuleType, session: Session) -> int:
@@ -150,7 +156,7 @@ def _run(name: str, module: ModuleType, session: Session) -> int:
     directory = session.store.directory
     manifest = session.store.manifest or {}
     write_atomically(directory / "verdict.json", dumps(claims.to_json(name, session.description["preset"], verdicts)))
-    drawn = [figure for figure in module.FIGURES if getattr(figure, "x", None) in (None, *dict(rows[0]["assignment"]))]
+    drawn = [figure for figure in module.FIGURES if _suits(figure, rows)]
     report = page.write(
         directory,
         experiment=name,
@@ -171,8 +177,21 @@ def _run(name: str, module: ModuleType, session: Session) -> int:
 def _verdicts(module: ModuleType, rows: list[Row]) -> list[claims.Verdict]:
     try:
         return module.verdict(rows)
-    except UsageError:  # said before the runs, by _check_claims
+    except (UsageError, KeyError):  # said before the runs, by _check_claims
         return []
+
+
+def _suits(figure: FigureSpec, rows: list[Row]) -> bool:
+    """Whether the runs' conditions have what the figure sorts them by."""
+    facets = [getattr(figure, name, None) for name in ("x", "panels", "hue")]
+    keys = [facet if callable(facet) else itemgetter(facet) for facet in facets if facet is not None]
+    try:
+        for row in rows:
+            for key in keys:
+                key(row["assignment"])
+    except KeyError:
+        return False
+    return True
 
 
 def _data_text(session: Session, manifest: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Flags made from the dataclasses: a new field of ``Spec``, ``Hyper`` or a model is a flag without further code."""
 
+import contextlib
 import dataclasses
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -223,7 +224,7 @@ def _as_static(value: Any) -> Any:
     """Lists become tuples, of numbers where they hold numbers: specs are hashable."""
     if not isinstance(value, list):
         return value
-    try:
-        return tuple(float(item) if "." in item else int(item) for item in value)
-    except ValueError:
-        return tuple(value)
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return tuple(map(kind, value))
+    return tuple(value)

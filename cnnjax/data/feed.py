@@ -107,7 +107,7 @@ class Feed:
         self.total = dataset.info.sizes["train"]
         self.sizes = [size or self.total for size in train_sizes]
         resident = mode == "resident" or (mode == "auto" and dataset.images.nbytes <= RESIDENT_BYTES)
-        self._resident = _resident_pool(dataset) if resident else None
+        self._resident = _resident_pool(dataset, jax.config.jax_default_device) if resident else None
 
     def chunks(self, schedule: Sequence[tuple[int, int]]) -> Iterator[Chunk]:
         """The batches of each (first step, steps) of the schedule."""
@@ -165,9 +165,9 @@ class Feed:
         yield from grain.MapDataset.source(list(entries)).map(build).to_iter_dataset(ahead)
 
 
-@lru_cache(maxsize=2)
-def _resident_pool(dataset: Dataset) -> dict[str, Any]:
-    """The whole dataset on the device; kept, so that bundles share it."""
+@lru_cache(maxsize=16)  # two datasets on each of eight devices
+def _resident_pool(dataset: Dataset, device: Any) -> dict[str, Any]:
+    """The whole dataset on the default device, here ``device``; kept, so that bundles share it."""
     return jax.device_put(_pool(dataset, np.arange(len(dataset.labels), dtype=np.int32)))
 
 

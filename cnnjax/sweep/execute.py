@@ -4,6 +4,7 @@ XLA's thread count changes bits, so on a CPU every worker process is pinned to o
 touches JAX's devices: the same command gives the same bits on a laptop and on a large machine.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -21,7 +22,6 @@ from cnnjax.sweep.plan import Bundle
 from cnnjax.sweep.store import Row, Store
 from cnnjax.train.run import CHECKPOINT_SECONDS, Interrupted
 from cnnjax.typing import UsageError
-
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # stop, and lose nothing
 
@@ -148,13 +148,16 @@ def in_workers(jobs: Sequence[Job], settings: Settings, listen: Listener, worker
                         worker.give(waiting.pop(_next(waiting, worker.seen, [w.seen for w in pool])))
                 ready = wait([worker.pipe for worker in pool if worker.job], timeout=0.1)
                 for index, worker in enumerate(pool):
-                    if worker.pipe not in ready:
-                        continue
                     job = worker.job
+                    if job is None or worker.pipe not in ready:
+                        continue
                     try:
                         kind, content = worker.receive()
                     except (EOFError, OSError):  # the process died: out of memory, or killed
                         worker.close()
+                        worker.job = None
+                        if interrupted.is_set():
+                            continue
                         pool[index] = _Worker(context, worker.number, settings)
                         attempts[job.bundle.bundle_id] = attempts.get(job.bundle.bundle_id, 0) + 1
                         if attempts[job.bundle.bundle_id] < 2:
@@ -163,7 +166,7 @@ def in_workers(jobs: Sequence[Job], settings: Settings, listen: Listener, worker
                             failures.append((job, "its worker process died twice"))
                         continue
                     if kind == "progress":
-                        listen(content)
+                        listen(Progress(worker.number, job.bundle, *content))
                     elif kind == "rows":
                         rows += content
                     elif kind == "error":
@@ -187,7 +190,8 @@ class _Worker:
         self.stop = context.Event()
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, self.stop, number, settings), daemon=True)
-        self.process.start()
+        with _held_back():
+            self.process.start()
         theirs.close()
 
     def give(self, job: Job) -> None:
@@ -198,9 +202,8 @@ class _Worker:
     def receive(self) -> tuple[str, Any]:
         """The next message: "progress" with news, or how the job ended, which frees the worker."""
         kind, content = self.pipe.recv()
-        if kind == "progress":
-            return kind, Progress(self.number, self.job.bundle, *content)
-        self.job = None
+        if kind != "progress":
+            self.job = None
         return kind, content
 
     def close(self) -> None:
@@ -218,9 +221,8 @@ class _Worker:
 
 def _serve(pipe: Any, stop: Any, number: int, settings: Settings) -> None:
     """The life of a worker process: take a job, run it, send its rows, until there are no more."""
-    for number_of_signal in SIGNALS:
-        signal.signal(number_of_signal, signal.SIG_IGN)  # the parent decides, and tells by ``stop``
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    for which in SIGNALS:
+        signal.signal(which, signal.SIG_IGN)  # the parent decides, and tells by ``stop``
     pin(number, settings.threads)
     while (job := pipe.recv()) is not None:
 
@@ -284,11 +286,25 @@ def pin(number: int, threads: int) -> None:
         os.sched_setaffinity(0, {available[(number * threads + i) % len(available)] for i in range(threads)})
 
 
+@contextlib.contextmanager
+def _held_back():
+    """A process started in this context is not stopped by signals to the whole group before it ignores them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _handling:
     """Within this context Ctrl-C and SIGTERM set an event instead of raising; main thread only."""
 
     def __init__(self, event: threading.Event):
-        self.event, self.previous = event, {}
+        self.event = event
+        self.previous: dict[int, Any] = {}
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():

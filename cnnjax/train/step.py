@@ -86,7 +86,7 @@ def training_step(
     plateau = state.plateau
     if spec.schedule == "plateau":
         size = jnp.where(hyper.train_size > 0, hyper.train_size, info.sizes["train"])
-        epoch_steps = jnp.maximum(1, size // spec.batch_size)
+        epoch_steps = jnp.maximum(1, size.astype(jnp.int32) // spec.batch_size)
         plateau = optim.plateau_update(plateau, loss, epoch_steps, spec.patience, hyper.rate_drop)
     failed = (state.diverged_at < 0) & ~jnp.isfinite(loss)
     diverged_at = jnp.where(failed, state.step, state.diverged_at)
