@@ -8,7 +8,7 @@ import math
 import jax
 import numpy as np
 from jax.extend.random import define_prng_impl
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Int, Integer, Key, UInt32, UInt64
 
 from cnnjax.typing import unknown
 
@@ -18,7 +18,7 @@ STREAMS = {
     "shuffle": 1,  # order of the examples within an epoch
     "augment": 2,
     "dropout": 3,
-    "label_noise": 4,
+    "label_noise": 4,  # drawn on the host: it belongs to an example, not to a step
     "subset": 5,  # which examples a run with a smaller training set sees
     "split": 6,  # validation examples carved from a training split
     "generate": 7,  # procedural datasets
@@ -52,14 +52,27 @@ def _number(stream: str) -> int:
     return STREAMS[stream]
 
 
-def key(seed: int | Int[Array, ""], stream: str, step: int | Int[Array, ""] = 0) -> Key[Array, ""]:
+def key(seed: int | Integer[Array, ""], stream: str, step: int | Integer[Array, ""] = 0) -> Key[Array, ""]:
     """The threefry key of (seed, stream, step); seed and step may be traced.
 
     Raises:
       UsageError: the stream has no name in ``STREAMS``.
     """
-    root = jax.random.key(seed, impl=_FLAT_THREEFRY)
-    return jax.random.fold_in(jax.random.fold_in(root, _number(stream)), step)
+    return at_step(root(seed, stream), step)
+
+
+def root(seed: int | Integer[Array, ""], stream: str) -> UInt32[Array, "2"]:
+    """The data of the key that a stream's steps are folded into; a run computes it once and carries it.
+
+    Raises:
+      UsageError: the stream has no name in ``STREAMS``.
+    """
+    return jax.random.key_data(jax.random.fold_in(jax.random.key(seed, impl=_FLAT_THREEFRY), _number(stream)))
+
+
+def at_step(root_data: UInt32[Array, "2"], step: int | Integer[Array, ""]) -> Key[Array, ""]:
+    """The key of a step, from ``root``."""
+    return jax.random.fold_in(jax.random.wrap_key_data(root_data, impl=_FLAT_THREEFRY), step)
 
 
 def permutation(seed: int, stream: str, epoch: int, size: int) -> Int[np.ndarray, " size"]:
@@ -69,6 +82,11 @@ def permutation(seed: int, stream: str, epoch: int, size: int) -> Int[np.ndarray
     inside one compiled program. It sorts raw Philox output, whose bits NumPy promises never to
     change, rather than calling ``Generator.permutation``, whose algorithm it may change.
     """
+    return np.argsort(bits(seed, stream, epoch, size), kind="stable")
+
+
+def bits(seed: int, stream: str, epoch: int, size: int) -> UInt64[np.ndarray, " size"]:
+    """Random words, drawn on the host from (seed, stream, epoch)."""
     # As a list, a seed of 2**63 or more would be rounded to a float.
     words = np.array([seed % 2**64, _number(stream) << 32 | epoch], np.uint64)
-    return np.argsort(np.random.Philox(key=words).random_raw(size), kind="stable")
+    return np.random.Philox(key=words).random_raw(size)

@@ -1,5 +1,8 @@
 """Shared by all tests: shapes and types are checked at every call, and nothing is left behind."""
 
+import tempfile
+from pathlib import Path
+
 import hypothesis
 import jax
 import jaxtyping
@@ -9,16 +12,16 @@ from hypothesis.configuration import set_hypothesis_home_dir
 # Before anything of cnnjax is imported. An int may stand for a float, as in every type checker.
 jaxtyping.install_import_hook("cnnjax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
-# The same examples on every machine and in every run: a failure that comes and goes teaches nothing.
+# The same examples in every run of the same files: a failure that comes and goes teaches nothing.
 hypothesis.settings.register_profile("cnnjax", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("cnnjax")
+set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "cnnjax-hypothesis")  # it writes before any fixture
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _storage(tmp_path_factory):
     """The user's caches stay as they are; compiled programs are shared by the whole session."""
     directory = tmp_path_factory.mktemp("cache")
-    set_hypothesis_home_dir(directory / "hypothesis")
     jax.config.update("jax_compilation_cache_dir", str(directory / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     with pytest.MonkeyPatch.context() as patch:

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt32
 
 from cnnjax import rng
 from cnnjax.data.dataset import Dataset
@@ -34,12 +34,14 @@ class Chunk(NamedTuple):
     Attributes:
       pool: examples, as ``train.step.Pool``.
       indices: (length, lanes, batch) int32 into the pool.
+      noise: (length, lanes, batch, 2) uint32: random words of each example and seed, for label noise.
       counts: (length, lanes) int32: how many examples of each batch are meant.
       length: how many entries of the first axis are meant; the rest is padding.
     """
 
     pool: dict[str, Any]
     indices: Int[np.ndarray, "length lanes batch"]
+    noise: UInt32[np.ndarray, "length lanes batch 2"]
     counts: Int[np.ndarray, "length lanes"]
     length: int
 
@@ -151,10 +153,13 @@ class Feed:
             meant = len(numbers)
             numbers = np.resize(numbers, (length, *numbers.shape[1:])).astype(np.int32)
             counts = np.resize(counts, (length, *counts.shape[1:])).astype(np.int32)
+            words = [_noise(seed, self.total) for seed in self.seeds]
+            # Only training examples have noise; the numbers of others wrap around and are not used.
+            noise = np.stack([w[numbers[:, lane] % self.total] for lane, w in enumerate(words)], axis=1)
             if self._resident is not None:
-                return Chunk(self._resident, numbers, counts, meant)
+                return Chunk(self._resident, numbers, noise, counts, meant)
             local = np.arange(numbers.size, dtype=np.int32).reshape(numbers.shape)
-            return Chunk(_pool(self.dataset, numbers.ravel()), local, counts, meant)
+            return Chunk(_pool(self.dataset, numbers.ravel()), local, noise, counts, meant)
 
         if self._resident is not None:
             yield from map(build, entries)
@@ -163,6 +168,12 @@ class Feed:
 
         ahead = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
         yield from grain.MapDataset.source(list(entries)).map(build).to_iter_dataset(ahead)
+
+
+@lru_cache(maxsize=64)
+def _noise(seed: int, total: int) -> UInt32[np.ndarray, "total 2"]:
+    """Two random words for each training example, which depend on its number and the seed alone."""
+    return rng.bits(seed, "label_noise", 0, total).view(np.uint32).reshape(total, 2)
 
 
 @lru_cache(maxsize=16)  # two datasets on each of eight devices
@@ -175,7 +186,6 @@ def _pool(dataset: Dataset, numbers: Int[np.ndarray, " n"]) -> dict[str, Any]:
     return {
         "images": dataset.images[numbers],
         "labels": dataset.labels[numbers],
-        "ids": numbers.astype(np.int32),
         "mean": dataset.mean,
         "std": dataset.std,
     }

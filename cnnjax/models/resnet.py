@@ -98,13 +98,13 @@ class CifarResNet(nn.Module):
         x = conv(self.width, (3, 3), name="stem")(images)
         x = nn.relu(norm(name="stem_norm")(x, train))
         endpoints = {"stem": x}
-        for stage in (1, 2, 3):
+        blocks = (self.depth - 2) // 6
+        x = endpoints["stage1"] = _repeat(block(self.width, (1, 1), name="stage1"), blocks, x, train)
+        for stage in (2, 3):
             features = self.width * 2 ** (stage - 1)
-            strides = (1, 1) if stage == 1 else (2, 2)
-            x = block(features, strides, name=f"stage{stage}_first")(x, train)
-            rest = (self.depth - 2) // 6 - 1
-            if rest:
-                x = _repeat(block(features, (1, 1), name=f"stage{stage}_rest"), rest, x, train)
+            x = block(features, (2, 2), name=f"stage{stage}_first")(x, train)
+            if blocks > 1:
+                x = _repeat(block(features, (1, 1), name=f"stage{stage}_rest"), blocks - 1, x, train)
             endpoints[f"stage{stage}"] = x
         head = nn.Dense(self.num_classes, kernel_init=he_normal, dtype=self.dtype, name="head")
         endpoints["pooled"] = x.mean((1, 2))

@@ -238,11 +238,14 @@ def _kernel_gradient(size: Pair, strides: Pair, dilation: Pair):
         def add(total, pair):
             columns = patches(pair[0], size, strides, dilation)
             columns = columns.reshape(-1, columns.shape[-1])
-            return total + columns.T @ pair[1].reshape(-1, grad.shape[-1]), None
+            rows = pair[1].reshape(-1, grad.shape[-1])
+            return total + jnp.matmul(columns.T, rows, preferred_element_type=jnp.float32), None
 
         parts = [array.reshape(-1, part, *array.shape[1:]) for array in (images, grad)]
-        zeros = jnp.zeros((math.prod(size) * images.shape[-1], grad.shape[-1]), grad.dtype)
-        return lax.scan(add, zeros, parts)[0].reshape(*size, images.shape[-1], grad.shape[-1])
+        # In float32 also where the arithmetic is bfloat16, whose sums of many parts stand still.
+        zeros = jnp.zeros((math.prod(size) * images.shape[-1], grad.shape[-1]), jnp.float32)
+        total = lax.scan(add, zeros, parts)[0].astype(grad.dtype)
+        return total.reshape(*size, images.shape[-1], grad.shape[-1])
 
     @kernel_gradient.def_vmap
     def batched(lanes, in_batched, images, grad):

@@ -91,7 +91,7 @@ def _timer(spec: Spec, hyper: Hyper, dataset: Dataset, driver: Driver, steps: in
 
     def advance() -> float:
         started = time.perf_counter()
-        carry[:] = compiled.advance(*carry, hypers, seed_array, chunk)
+        carry[:] = compiled.advance(*carry, hypers, chunk)
         jax.block_until_ready(carry[1])
         return time.perf_counter() - started
 

@@ -1,7 +1,6 @@
 """The compiled functions of a group of runs: one set for each (Spec, dataset, driver, lanes)."""
 
-from functools import cache
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +34,7 @@ class Driver(NamedTuple):
 class Program:
     """The compiled functions of one (Spec, dataset shape, driver). Make them with ``program``.
 
-    Every method's state, hyper and seeds have a leading axis of ``driver.lanes``.
+    Every method's state and hyper have a leading axis of ``driver.lanes``.
     """
 
     def __init__(self, spec: Spec, info: Info, driver: Driver):
@@ -46,34 +45,32 @@ class Program:
         self.spec, self.info, self.driver = spec, info, driver
         self.task = build_task(spec, info)
         over = partial(step.over_lanes, lanes=driver.lanes)
-        train_one = over(partial(step.training_step, self.task, spec, info), shared=(3,))
-        evaluate_one = over(partial(step.evaluation_sums, self.task, info), shared=(3, 6))
+        train_one = over(partial(step.training_step, self.task, spec, info), shared=(2,))
+        evaluate_one = over(partial(step.evaluation_sums, self.task, info), shared=(2, 6))
 
-        def advance_scan(state, sums, hyper, seeds, pool, indices, length):
+        def advance_scan(state, sums, hyper, pool, indices, noise, length):
             def body(i, carry):
-                new_state, batch_sums = train_one(carry[0], hyper, seeds, pool, indices[i])
+                new_state, batch_sums = train_one(carry[0], hyper, pool, indices[i], noise[i])
                 return new_state, _add(carry[1], batch_sums)
 
             # The number of steps is traced, so chunks of every length are one program.
             return lax.fori_loop(0, length, body, (state, sums))
 
-        def advance_once(state, sums, hyper, seeds, pool, indices):
-            new_state, batch_sums = train_one(state, hyper, seeds, pool, indices)
+        def advance_once(state, sums, hyper, pool, indices, noise):
+            new_state, batch_sums = train_one(state, hyper, pool, indices, noise)
             return new_state, _add(sums, batch_sums)
 
-        def evaluate(state, hyper, seeds, pool, indices, counts, noisy, length):
+        def evaluate(state, hyper, pool, indices, noise, counts, noisy, length):
             def body(i, sums):
-                return _add(sums, evaluate_one(state, hyper, seeds, pool, indices[i], counts[i], noisy))
+                return _add(sums, evaluate_one(state, hyper, pool, indices[i], noise[i], counts[i], noisy))
 
             return lax.fori_loop(0, length, body, self.zeros())
 
-        # It runs once, so on the CPU compiling it fast matters more than running it fast.
-        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         initial = over(partial(step.initial_state, self.task, spec), shared=(2,))
-        self._initial = jax.jit(initial, compiler_options=options)
-        self._scan = jax.jit(advance_scan, donate_argnums=(0, 1))
-        self._once = jax.jit(advance_once, donate_argnums=(0, 1))
-        self._evaluate = jax.jit(evaluate)
+        self._initial = jax.jit(initial, compiler_options=compiler_options(runs_once=True))
+        self._scan = jax.jit(advance_scan, donate_argnums=(0, 1), compiler_options=compiler_options())
+        self._once = jax.jit(advance_once, donate_argnums=(0, 1), compiler_options=compiler_options())
+        self._evaluate = jax.jit(evaluate, compiler_options=compiler_options())
 
     def zeros(self) -> metrics.Sums:
         """Sums of no example, one for each lane."""
@@ -84,29 +81,25 @@ class Program:
         return self._initial(hyper, seeds, pool)
 
     def advance(
-        self, state: step.State, sums: metrics.Sums, hyper: Hyper, seeds: np.ndarray, chunk: Chunk
+        self, state: step.State, sums: metrics.Sums, hyper: Hyper, chunk: Chunk
     ) -> tuple[step.State, metrics.Sums]:
         """The steps of a chunk. The given state and sums are donated: do not use them again."""
         if self.driver.form == "scan":
-            return self._scan(state, sums, hyper, seeds, chunk.pool, chunk.indices, np.int32(chunk.length))
-        for indices in chunk.indices[: chunk.length]:
-            state, sums = self._once(state, sums, hyper, seeds, chunk.pool, indices)
+            return self._scan(state, sums, hyper, chunk.pool, chunk.indices, chunk.noise, np.int32(chunk.length))
+        for indices, noise in zip(chunk.indices[: chunk.length], chunk.noise, strict=False):
+            state, sums = self._once(state, sums, hyper, chunk.pool, indices, noise)
         return state, sums
 
-    def evaluate(self, state: step.State, hyper: Hyper, seeds: np.ndarray, chunk: Chunk, noisy: bool) -> metrics.Sums:
+    def evaluate(self, state: step.State, hyper: Hyper, chunk: Chunk, noisy: bool) -> metrics.Sums:
         """The metric sums over the chunk's examples, in evaluation mode."""
-        length = np.int32(chunk.length)
-        args = (chunk.pool, chunk.indices, chunk.counts, np.int32(noisy), length)
-        return self._evaluate(state, hyper, seeds, *args)
+        args = (chunk.pool, chunk.indices, chunk.noise, chunk.counts, np.int32(noisy), np.int32(chunk.length))
+        return self._evaluate(state, hyper, *args)
 
-    def compile(self, state: step.State, hyper: Hyper, seeds: np.ndarray, chunk: Chunk, slab: Chunk) -> None:
-        """Compiles what ``advance`` and ``evaluate`` need; the given state stays as it is."""
+    def compile_steps(self, state: step.State, hyper: Hyper, chunk: Chunk) -> None:
+        """Compiles what ``advance`` needs; the given state stays as it is."""
+        length = 0 if self.driver.form == "scan" else 1
         spare = jax.tree_util.tree_map(jnp.copy, state)
-        if self.driver.form == "scan":  # no step of a chunk is done
-            self.advance(spare, self.zeros(), hyper, seeds, chunk._replace(length=0))
-        else:
-            self.advance(spare, self.zeros(), hyper, seeds, chunk._replace(length=1))
-        self.evaluate(state, hyper, seeds, slab._replace(length=0), noisy=False)
+        self.advance(spare, self.zeros(), hyper, chunk._replace(length=length))
 
     def compilations(self) -> int:
         """How many programs have been compiled so far; constant after the first chunk and evaluation."""
@@ -129,6 +122,25 @@ def program(spec: Spec, info: Info, driver: Driver) -> Program:
     enable_compilation_cache()
     key = (info.name, info.image_shape, info.num_classes, tuple(sorted(info.sizes.items())), info.class_names)
     return _program(spec, key, driver)
+
+
+@cache
+def compiler_options(runs_once: bool = False) -> dict[str, Any] | None:
+    """What XLA is told on the CPU to compile faster, as far as this version of it knows the options.
+
+    Its older emitters of fused loops compile a third faster than the newer ones, to code as fast. What runs
+    once need not be optimised.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    options: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
+    if runs_once:
+        options["xla_backend_optimization_level"] = 0
+    try:
+        jax.jit(lambda: jnp.zeros(()), compiler_options=options)()
+    except jax.errors.JaxRuntimeError:  # options come and go
+        return None
+    return options
 
 
 def stack_hyper(hypers: list[Hyper]) -> Hyper:

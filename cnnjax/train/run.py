@@ -154,7 +154,7 @@ class _Bundle:
         first = next(iter(self.feed.chunks([(0, 1)])))
         self.state = self.compiled.initial_state(self.hyper, self.seeds, first.pool)
         self.sums = self.compiled.zeros()
-        self.compiled.compile(self.state, self.hyper, self.seeds, first, next(iter(self.feed.split("valid"))))
+        self.compiled.compile_steps(self.state, self.hyper, first)
         self.clock.compile = time.perf_counter() - self.clock.started
         restored = checkpoint.restore(checkpoints, owner, (self.state, self.sums)) if checkpoints else None
         if restored:
@@ -174,7 +174,7 @@ class _Bundle:
 
     def advance(self, chunk) -> None:
         started = time.perf_counter()
-        self.state, self.sums = self.compiled.advance(self.state, self.sums, self.hyper, self.seeds, chunk)
+        self.state, self.sums = self.compiled.advance(self.state, self.sums, self.hyper, chunk)
         jax.block_until_ready(self.sums)
         self.step += chunk.length
         self.clock.steps += time.perf_counter() - started
@@ -229,10 +229,7 @@ class _Bundle:
     def _sums_over(self, split: str) -> list[metrics.Sums]:
         limit = self.spec.train_examples if split == "train" else None
         noisy = split == "train"
-        return [
-            self.compiled.evaluate(self.state, self.hyper, self.seeds, chunk, noisy)
-            for chunk in self.feed.split(split, limit)
-        ]
+        return [self.compiled.evaluate(self.state, self.hyper, chunk, noisy) for chunk in self.feed.split(split, limit)]
 
     def _means(self, sums: list[metrics.Sums] | metrics.Sums) -> list[dict[str, float]]:
         """Means of every lane, added up on the host in double precision."""

@@ -5,17 +5,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer, UInt32
 
 from cnnjax import augment, losses, metrics, rng
 from cnnjax.data.catalog import Info
 from cnnjax.tasks.classify import Task
 from cnnjax.train import optim
 from cnnjax.train.spec import Hyper, Spec
-from cnnjax.typing import Labels
+from cnnjax.typing import Labels, Scalar
 
-# A pool of examples on the device: "images" (N, H, W, C) uint8, "labels" (N,), "ids" (N,) the
-# examples' numbers in the dataset, "mean" and "std" (C,) of the training split.
+# A pool of examples on the device: "images" (N, H, W, C) uint8, "labels" (N,), "mean" and "std" (C,) of the
+# training split.
 Pool = dict[str, Any]
 
 
@@ -30,6 +30,7 @@ class State(NamedTuple):
       plateau: the state of divide-on-plateau.
       rate: the learning rate of the next step; kept, or XLA would compile the schedule anew into the
         update of every parameter.
+      streams: the roots of the random streams that steps draw from, by name; see ``rng.root``.
       diverged_at: the first step whose loss was not finite, or -1.
     """
 
@@ -39,10 +40,11 @@ class State(NamedTuple):
     optimizer: Any
     plateau: optim.Plateau
     rate: Float[Array, ""]
+    streams: dict[str, UInt32[Array, "2"]]
     diverged_at: Int[Array, ""]
 
 
-def initial_state(task: Task, spec: Spec, hyper: Hyper, seed: Int[Array, ""], pool: Pool) -> State:
+def initial_state(task: Task, spec: Spec, hyper: Hyper, seed: Integer[Array, ""], pool: Pool) -> State:
     """The state before the first step, from the ``init`` stream alone."""
     images = jnp.zeros((1, *pool["images"].shape[1:]), jnp.float32)
     variables = dict(task.init(rng.key(seed, "init"), {"images": images}))
@@ -50,7 +52,8 @@ def initial_state(task: Task, spec: Spec, hyper: Hyper, seed: Int[Array, ""], po
     optimizer = optim.directions(spec, hyper).init(params)
     plateau = optim.plateau_init()
     rate = hyper.learning_rate * optim.rate_factor(spec, hyper, jnp.int32(0), plateau)
-    return State(jnp.int32(0), params, variables, optimizer, plateau, rate, jnp.int32(-1))
+    streams = {name: rng.root(seed, name) for name in ("augment", "dropout")}
+    return State(jnp.int32(0), params, variables, optimizer, plateau, rate, streams, jnp.int32(-1))
 
 
 def training_step(
@@ -59,23 +62,23 @@ def training_step(
     info: Info,
     state: State,
     hyper: Hyper,
-    seed: Int[Array, ""],
     pool: Pool,
     indices: Int[Array, " batch"],
+    noise: UInt32[Array, "batch 2"],
 ) -> tuple[State, metrics.Sums]:
     """batch -> augment -> loss -> gradients -> optimizer; returns the new state and the batch's sums."""
     strengths = {name: getattr(hyper, name) for name in spec.augment}
-    key = rng.key(seed, "augment", state.step)
+    key = rng.at_step(state.streams["augment"], state.step)
     images = augment.apply(key, _unit(pool["images"][indices]), spec.augment, strengths)
     batch = {
         "images": _normalize(images, pool),
-        "labels": _noisy_labels(pool, indices, seed, hyper.label_noise, info.num_classes),
+        "labels": _noisy_labels(pool["labels"][indices], noise, hyper.label_noise, info.num_classes),
         "weights": jnp.ones(indices.shape, jnp.float32),
     }
 
     def objective(params):
         variables = {"params": params, **state.model_state}
-        loss, auxiliary = task.loss(variables, batch, rng.key(seed, "dropout", state.step), hyper)
+        loss, auxiliary = task.loss(variables, batch, rng.at_step(state.streams["dropout"], state.step), hyper)
         mask = optim.decayed(spec, params)
         penalised = jax.tree_util.tree_map(lambda w, use: w if use else None, params, mask)
         return loss + hyper.l2 * losses.sum_of_squares(penalised), (loss, auxiliary)
@@ -91,7 +94,7 @@ def training_step(
     failed = (state.diverged_at < 0) & ~jnp.isfinite(loss)
     diverged_at = jnp.where(failed, state.step, state.diverged_at)
     rate = hyper.learning_rate * optim.rate_factor(spec, hyper, state.step + 1, plateau)
-    return State(state.step + 1, params, model_state, optimizer, plateau, rate, diverged_at), sums
+    return State(state.step + 1, params, model_state, optimizer, plateau, rate, state.streams, diverged_at), sums
 
 
 def evaluation_sums(
@@ -99,9 +102,9 @@ def evaluation_sums(
     info: Info,
     state: State,
     hyper: Hyper,
-    seed: Int[Array, ""],
     pool: Pool,
     indices: Int[Array, " batch"],
+    noise: UInt32[Array, "batch 2"],
     count: Int[Array, ""],
     noisy: Int[Array, ""],
 ) -> metrics.Sums:
@@ -111,7 +114,7 @@ def evaluation_sums(
     """
     batch = {
         "images": _normalize(_unit(pool["images"][indices]), pool),
-        "labels": _noisy_labels(pool, indices, seed, hyper.label_noise * noisy, info.num_classes),
+        "labels": _noisy_labels(pool["labels"][indices], noise, hyper.label_noise * noisy, info.num_classes),
         "weights": (jnp.arange(indices.shape[0]) < count).astype(jnp.float32),
     }
     return task.evaluate({"params": state.params, **state.model_state}, batch)
@@ -145,16 +148,12 @@ def _normalize(images, pool):
     return (images - pool["mean"]) / pool["std"]
 
 
-def _noisy_labels(pool, indices, seed, rate, num_classes: int) -> Labels:
-    """Labels, each replaced by a uniformly drawn wrong one with probability ``rate``.
+def _noisy_labels(labels: Labels, noise: UInt32[Array, "batch 2"], rate: Scalar, num_classes: int) -> Labels:
+    """Labels, each replaced by a wrong one with probability ``rate``.
 
-    The draw depends on the example's number in the dataset alone: the same labels are wrong in
-    every epoch, and in a streamed dataset as in a resident one.
+    The two random words belong to the example, so the same labels are wrong in every epoch: the
+    first says whether, the second which.
     """
-    key = rng.key(seed, "label_noise")
-    # A folded key is two words of hashed bits: one for whether, one for which.
-    words = jax.vmap(lambda i: jax.random.key_data(jax.random.fold_in(key, i)))(pool["ids"][indices])
-    uniform = (words[:, 0] >> 8).astype(jnp.float32) * 2**-24
-    offset = 1 + (words[:, 1] % (num_classes - 1)).astype(jnp.int32)
-    labels = pool["labels"][indices]
+    uniform = (noise[:, 0] >> 8).astype(jnp.float32) * 2**-24
+    offset = 1 + (noise[:, 1] % max(num_classes - 1, 1)).astype(jnp.int32)
     return jnp.where(uniform < rate, (labels + offset) % num_classes, labels)

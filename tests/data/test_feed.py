@@ -27,13 +27,14 @@ def small_evaluation_chunks(monkeypatch):
 
 
 def examples(chunk: Chunk) -> list[list[list[int]]]:
-    """The ids that are meant, by batch and lane; images and labels are checked to be theirs."""
-    pool = {name: np.asarray(chunk.pool[name]) for name in ("images", "labels", "ids")}
-    ids = np.broadcast_to(pool["ids"][:, None, None, None], pool["images"].shape)
-    np.testing.assert_array_equal(pool["images"], ids)
-    np.testing.assert_array_equal(pool["labels"], pool["ids"] % 7)
+    """The numbers of the examples that are meant, by batch and lane; their labels are checked."""
+    images, labels = np.asarray(chunk.pool["images"]), np.asarray(chunk.pool["labels"])
+    numbers = images[:, 0, 0, 0].astype(int)
+    np.testing.assert_array_equal(images, np.broadcast_to(images[:, :1, :1], images.shape))
+    np.testing.assert_array_equal(labels, numbers % 7)
+    lanes = range(chunk.counts.shape[1])
     return [
-        [pool["ids"][chunk.indices[i, lane, : chunk.counts[i, lane]]].tolist() for lane in range(chunk.counts.shape[1])]
+        [numbers[chunk.indices[i, lane, : chunk.counts[i, lane]]].tolist() for lane in lanes]
         for i in range(chunk.length)
     ]
 
@@ -113,19 +114,30 @@ def test_a_split_holds_every_example_of_every_lane_once(dataset, mode, split, li
     assert seen == [list(lane) for lane in expected]
 
 
+def test_an_example_has_the_same_noise_in_every_batch_and_mode(dataset):
+    words = {}  # (seed, example) -> its two words
+    for mode in ("resident", "stream"):
+        for chunk in Feed(dataset, mode, [5, 6], [0, 10], batch_size=4, max_steps=3).chunks([(0, 3), (40, 2)]):
+            for noise, batch in zip(chunk.noise, examples(chunk), strict=False):
+                for lane, seed in enumerate((5, 6)):
+                    for number, pair in zip(batch[lane], noise[lane].tolist(), strict=True):
+                        assert words.setdefault((seed, number), pair) == pair
+    assert len(set(map(tuple, words.values()))) == len(words) > 20
+
+
 def test_a_resident_pool_is_shared_and_a_stream_brings_only_what_it_needs(dataset):
     resident, other = (Feed(dataset, "resident", [seed], [0], 4, 2) for seed in (0, 1))
     pools = [chunk.pool for feed in (resident, other) for chunk in feed.chunks([(0, 1)])]
     assert pools[0] is pools[1]
-    assert len(pools[0]["ids"]) == TRAIN + VALID + TEST
+    assert len(pools[0]["labels"]) == TRAIN + VALID + TEST
     (streamed,) = Feed(dataset, "stream", [0], [0], 4, 2).chunks([(0, 1)])
-    assert len(streamed.pool["ids"]) == 2 * 4
+    assert len(streamed.pool["labels"]) == 2 * 4
 
 
 def test_large_datasets_are_streamed(dataset, monkeypatch):
     def pool_size():
         (chunk,) = Feed(dataset, "auto", [0], [0], 2, 1).chunks([(0, 1)])
-        return len(chunk.pool["ids"])
+        return len(chunk.pool["labels"])
 
     assert pool_size() == TRAIN + VALID + TEST
     monkeypatch.setattr(feed, "RESIDENT_BYTES", dataset.images.nbytes - 1)

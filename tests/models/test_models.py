@@ -158,7 +158,8 @@ def test_every_parameter_has_a_gradient_and_evaluation_draws_nothing(name):
 
     gradients, ((logits, endpoints), (again, _)), one = compute(variables, x)
     for path, gradient in zip(tree.names(gradients), jax.tree.leaves(gradients), strict=True):
-        blocks = gradient if "_rest" in path else gradient[None]  # stacked along the first axis
+        stacked = path.startswith("stage") and gradient.ndim in (2, 5)  # equal blocks, along the first axis
+        blocks = gradient if stacked else gradient[None]
         assert np.all(np.isfinite(blocks)), path
         assert all(np.any(block) for block in blocks), path
     np.testing.assert_array_equal(logits, again)
@@ -315,7 +316,7 @@ def test_the_scaled_tanh_fixes_plus_and_minus_one():
         ("resnet20_cifar", {"width": 0}, "width must be at least 1, not 0"),
     ],
 )
-def test_a_bad_name_or_value_is_refused(name, fields, message):
+def test_a_bad_name_or_value_is_refused(name, fields, message, unchecked):
     with pytest.raises(UsageError, match=message):
         models.create(name, **fields)
 

@@ -75,11 +75,11 @@ def passes(case: Case, groups: int = 1):
     return function
 
 
-@pytest.fixture(params=["canonical", "matrix"])
+@pytest.fixture(params=["canonical", "in parts", "matrix"])
 def form(request, monkeypatch):
-    """Both ways of computing, whatever the sizes."""
-    largest = {"canonical": 0, "matrix": math.inf}[request.param]
-    monkeypatch.setattr("cnnjax.ops.conv.MATRIX_PIXELS", largest)
+    """Every way of computing, whatever the sizes."""
+    monkeypatch.setattr("cnnjax.ops.conv.MATRIX_PIXELS", math.inf if request.param == "matrix" else 0)
+    monkeypatch.setattr("cnnjax.ops.conv.LARGE_GRADIENT", 0 if request.param == "in parts" else math.inf)
 
 
 def assert_close(actual, expected):
@@ -128,6 +128,16 @@ def test_inside_a_loop_equals_outside(form):
 
     once = correlate(images, kernel, case, grad)
     assert_close(looped(3, images, kernel, grad), [3 * part for part in once])
+
+
+def test_in_half_precision_the_kernels_gradient_keeps_its_digits(form):
+    case, draw = Case((3, 3), (3, 3)), np.random.default_rng(0).random
+    arrays = draw((256, 3, 3, 2)), draw((3, 3, 2, 3)), draw((256, 3, 3, 3))
+    rounded = [jnp.asarray(a, jnp.bfloat16) for a in arrays]
+    expected = correlate(*(np.asarray(a, np.float64) for a in rounded[:2]), case, np.asarray(rounded[2], np.float64))
+    kernel_grad = jax.jit(passes(case))(*rounded)[2]
+    assert kernel_grad.dtype == jnp.bfloat16
+    np.testing.assert_allclose(kernel_grad.astype(jnp.float32), expected[2], rtol=2**-7)
 
 
 def test_small_images_take_the_matrix():

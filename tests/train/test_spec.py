@@ -1,0 +1,192 @@
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+import pytest
+
+from cnnjax import rng
+from cnnjax.data.catalog import DataConfig, describe
+from cnnjax.models.mlp import MLP
+from cnnjax.train.spec import Hyper, Spec, build_model, build_task, digest, to_json, validate
+from cnnjax.typing import UsageError
+
+DIGITS = describe(DataConfig())  # 1,024 training images of 8x8x1, 10 classes
+SHAPES = describe(DataConfig("shapes", image_size=16))
+
+
+class Linear(nn.Module):
+    """No field for the number of classes, nor for the type of the arithmetic."""
+
+    units: int = 10
+
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(self.units)(images.reshape(len(images), -1))
+
+
+class Broken(nn.Module):
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, images):
+        return nn.Dense(self.num_classes)(images.reshape(len(images), 7, -1))
+
+
+class Demanding(nn.Module):
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, images, temperature):
+        return nn.Dense(self.num_classes)(images.reshape(len(images), -1)) / temperature
+
+
+HYPERS = {field.name for field in dataclasses.fields(Hyper)}
+
+
+def run(changes):
+    """An MLP's Spec and Hyper with some names changed; "model.width" is a field of the model."""
+    fields = tuple((name[6:], value) for name, value in changes.items() if name.startswith("model."))
+    spec = {name: value for name, value in changes.items() if "." not in name and name not in HYPERS}
+    hyper = {name: value for name, value in changes.items() if name in HYPERS}
+    return Spec(**{"model": "mlp", "model_fields": fields, **spec}), Hyper(**hyper)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "value", "remedy"),
+    [
+        # What is not known
+        ({"model": "resnt20_cifar"}, "model", "resnt20_cifar", "Did you mean 'resnet20_cifar'"),
+        ({"model.widht": 3}, "field of model mlp", "widht", "Choices: dtype, hidden"),
+        ({"model": "resnet20_cifar", "model.widht": 3}, "field", "widht", "Did you mean 'width'"),
+        ({"model": Linear(), "model_fields": (("unit", 3),)}, "Linear", "unit", "mean 'units'"),
+        ({"augment": ("flp",)}, "augmentation", "flp", "Did you mean 'flip'"),
+        ({"optimizer": "adamw"}, "optimizer", "adamw", "Did you mean 'adam'"),
+        ({"schedule": "cosin"}, "schedule", "cosin", "Did you mean 'cosine'"),
+        ({"warmup_form": "exponential"}, "warmup_form", "exponential", "Choices: constant, linear"),
+        ({"precision": "float16"}, "precision", "float16", "'bfloat16'"),
+        ({"decayed": "kernel"}, "decayed", "kernel", "Did you mean 'kernels'"),
+        ({"model": "resnet8_cifar", "model.norm": "btach"}, "norm", "btach", "Did you mean 'batch'"),
+        # Wrong types
+        ({"model": 3}, "model", "3", "must be str"),
+        ({"data": "digits"}, "data", "'digits'", "must be cnnjax.data.dataset.DataConfig"),
+        ({"steps": 10.5}, "steps", "10.5", "whole number"),
+        ({"steps": "10"}, "steps", "'10'", "whole number"),
+        ({"batch_size": True}, "batch_size", "True", "whole number"),
+        ({"nesterov": "yes"}, "nesterov", "'yes'", "must be bool"),
+        ({"augment": "flip"}, "augment", "'flip'", "must be tuple[str, ...]"),
+        ({"milestones": 0.5}, "milestones", "0.5", "must be tuple[float, ...]"),
+        ({"milestones": ("a",)}, "milestones", "('a',)", "must be tuple[float, ...]"),
+        ({"model_fields": ("hidden",)}, "model_fields", "('hidden',)", "must be tuple[tuple"),
+        ({"model.hidden": 8}, "model.hidden", "8", "must be of type tuple"),
+        ({"model.hidden": ("a",)}, "hidden", "('a',)", "positive whole numbers"),
+        ({"model.num_classes": "10"}, "model.num_classes", "'10'", "must be of type int"),
+        ({"model.dtype": "bfloat16"}, "model.dtype", "bfloat16", "Use precision"),
+        ({"learning_rate": "fast"}, "learning_rate", "'fast'", "must be a number"),
+        ({"learning_rate": True}, "learning_rate", "True", "must be a number"),
+        ({"l2": None}, "l2", "None", "must be a number"),
+        ({"train_size": 100.0}, "train_size", "100.0", "whole number"),
+        # Out of range
+        ({"steps": 0}, "steps", "0", "at least 1"),
+        ({"batch_size": -8}, "batch_size", "-8", "at least 1"),
+        ({"train_examples": 0}, "train_examples", "0", "at least 1"),
+        ({"patience": 0}, "patience", "0", "at least 1"),
+        ({"evaluate_every": -1}, "evaluate_every", "-1", "at least 0"),
+        ({"learning_rate": -0.1}, "learning_rate", "-0.1", "at least 0"),
+        ({"learning_rate": float("nan")}, "learning_rate", "nan", "at least 0"),
+        ({"learning_rate": float("inf")}, "learning_rate", "inf", "finite"),
+        ({"momentum": 1.0}, "momentum", "1.0", "from 0.0 to 0.9999"),
+        ({"weight_decay": -1e-4}, "weight_decay", "-0.0001", "at least 0"),
+        ({"dropout": 1}, "dropout", "1", "from 0.0 to 0.999"),
+        ({"label_smoothing": 1.5}, "label_smoothing", "1.5", "from 0.0 to 1.0"),
+        ({"label_noise": -0.5}, "label_noise", "-0.5", "from 0.0 to 1.0"),
+        ({"flip": 2}, "flip", "2", "from 0.0 to 1.0"),
+        ({"warmup": 5}, "warmup", "5", "from 0.0 to 1.0"),
+        ({"rate_drop": 10}, "rate_drop", "10", "from 0.0 to 1.0"),
+        ({"model.hidden": (8, 0)}, "hidden", "(8, 0)", "positive"),
+        ({"model": "resnet20_cifar", "model.width": 0}, "width", "0", "at least 1"),
+        ({"model": "resnet20_cifar", "model.depth": 21}, "depth", "21", "6n + 2"),
+        # What does not fit together
+        ({"steps": 10, "evaluate_every": 11}, "evaluate_every", "11", "at most 10"),
+        ({"milestones": (0.7, 0.5)}, "milestones", "(0.7, 0.5)", "must rise"),
+        ({"milestones": (0.5, 1.0)}, "milestones", "(0.5, 1.0)", "between 0 and 1"),
+        ({"milestones": (0.5, 0.5)}, "milestones", "(0.5, 0.5)", "must rise"),
+        ({"augment": ("flip", "crop", "flip")}, "augment", "flip,crop,flip", "each once"),
+        ({"train_size": 1025}, "train_size", "1025", "at most 1024"),
+        ({"model": "lenet5"}, "lenet5", "8x8", "--data.image_size=16"),
+        ({"model": "lenet5_classic"}, "lenet5_classic", "8x8", "--data.image_size=32"),
+        ({"model": "resnet8_cifar", "model.width": 12, "model.norm": "group"}, "8 groups", "12 channels", "a divisor"),
+        ({"model.num_classes": 7}, "classes", "7", "--model.num_classes=10"),
+        ({"model": "lenet5_classic", "model.num_classes": 7}, "num_classes", "7", "Use lenet5"),
+        ({"model": Linear(7)}, "(N, 7)", "10 classes", "--model.num_classes=10"),
+        ({"model": Linear(), "precision": "bfloat16"}, "precision", "bfloat16", "a field dtype"),
+        ({"model": Broken()}, "Broken", "(8, 8, 1)", "fails on images"),
+        ({"model": Demanding()}, "Demanding", "temperature", "Give the others defaults"),
+    ],
+)  # fmt: skip
+def test_a_bad_configuration_names_key_value_and_remedy(unchecked, changes, name, value, remedy):
+    spec, hyper = run(changes)
+    with pytest.raises(UsageError) as error:
+        validate(spec, [Hyper(), hyper], DIGITS)
+    for part in (name, value, remedy):
+        assert part in str(error.value)
+
+
+def test_the_largest_image_that_a_net_takes():
+    with pytest.raises(UsageError, match="lenet5_classic takes images of 32x32 pixels, not 33x33"):
+        validate(Spec(model="lenet5_classic"), [Hyper()], describe(DataConfig(image_size=33)))
+    validate(Spec(model="lenet5_classic"), [Hyper()], describe(DataConfig(image_size=32)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "info"),
+    [
+        ({}, DIGITS),
+        ({"model": Linear()}, DIGITS),
+        ({"model": MLP(), "precision": "bfloat16"}, DIGITS),
+        ({"model": "resnet8_cifar", "model.width": 12}, DIGITS),
+        ({"steps": 1, "batch_size": 1, "evaluate_every": 1, "learning_rate": 0, "warmup": 1}, DIGITS),
+        ({"augment": ("crop", "flip"), "train_size": 1024, "label_noise": 1.0}, SHAPES),
+        ({"momentum": 0, "l2": 1}, SHAPES),
+    ],
+)
+def test_a_good_configuration_passes(changes, info):
+    spec, hyper = run(changes)
+    validate(spec, [hyper], info)
+
+
+def test_a_model_has_the_classes_and_the_precision_of_its_run():
+    built = build_model(Spec(model="resnet8_cifar", model_fields=(("width", 4),), precision="bfloat16"), 7)
+    assert (built.num_classes, built.width, built.dtype) == (7, 4, jnp.bfloat16)
+    own = build_model(Spec(model=MLP(hidden=(3,), num_classes=7), model_fields=(("hidden", (5,)),)), 10)
+    assert own == MLP(hidden=(5,), num_classes=7)
+    variables = build_task(Spec(model="mlp"), SHAPES).init(rng.key(0, "init"), {"images": jnp.zeros((1, 4, 4, 1))})
+    assert variables["params"]["head"]["bias"].shape == (SHAPES.num_classes,)
+
+
+def test_json_and_digest_depend_on_the_value_alone():
+    made = Spec(model=MLP(hidden=(3,)), data=DataConfig(channels=3))
+    shown = to_json(made)
+    assert shown["model"]["module"] == "cnnjax.models.mlp:MLP"
+    assert shown["model"]["hidden"] == [3]
+    assert shown["data"]["channels"] == 3
+    assert shown["milestones"] == [0.5, 0.75]
+    assert digest(made) == digest(Spec(model=MLP(hidden=(3,)), data=DataConfig(channels=3)))
+    assert len({digest(v) for v in (made, Spec(), Hyper(), Hyper(l2=1e-4), Spec(model=MLP(hidden=(4,))))}) == 5
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    assert digest(Spec()) == digest(Spec())
+    assert len(digest(Spec())) == 16
+
+
+def test_every_field_changes_the_digest():
+    other = {"model": "mlp", "model_fields": (("width", 2),), "data": DataConfig("shapes"), "augment": ("flip",),
+             "optimizer": "adam", "nesterov": True, "schedule": "step", "warmup_form": "constant",
+             "precision": "bfloat16", "decayed": "all", "milestones": (0.1,)}  # fmt: skip
+    for config in (Spec(), Hyper()):
+        for field in dataclasses.fields(config):
+            value = other.get(field.name, getattr(config, field.name) if field.name in other else None)
+            changed = dataclasses.replace(config, **{field.name: value or getattr(config, field.name) + 1})
+            assert digest(changed) != digest(config), field.name
+
+
+def test_equal_specs_are_one_key():
+    assert len({Spec(), Spec(), Spec(model=MLP()), Spec(model=MLP())}) == 2
