@@ -152,7 +152,9 @@ def main() -> None:
     process.join()
     ran_on = machine()
     workers = Workers(ran_on["cores"])
-    rates = alternate({"plain Flax, one after the other": plain_runs, "cnnjax, a worker per core": workers.runs}, rounds=7)
+    rates = alternate(
+        {"plain Flax, one after the other": plain_runs, "cnnjax, a worker per core": workers.runs}, rounds=7
+    )
     gain = rates["cnnjax, a worker per core"]["median"] / rates["plain Flax, one after the other"]["median"]
     record(
         "drivers",

@@ -61,6 +61,7 @@ class Claim:
     test: str  # greater, less, not_greater, not_less or equivalent
     margin: float = 0.0  # in the unit of the effect: the largest difference that does not matter
     unit: str = ""  # of the effect: "training error, fraction"
+    condition: str = ""  # what the runs must fulfil for the claim to be judged at all, for people
 
     def __post_init__(self):
         if self.test not in _RULES:
@@ -83,6 +84,7 @@ class Claim:
         return (
             f"reproduced if the paired mean difference {reproduced} ({test}, Holm-adjusted p < {ALPHA:g}, "
             f"n >= {MIN_SEEDS}); refuted if it {refuted} by the same standard; otherwise inconclusive"
+            + (f"; judged only where {self.condition}" if self.condition else "")
         )
 
 
@@ -133,6 +135,14 @@ def judge(claims: Sequence[Claim], samples: Mapping[str, Sequence[float]]) -> li
     reproduce = _corrected([p for p, _ in p_values])
     refute = _corrected([p for _, p in p_values])
     return [_verdict(*case) for case in zip(claims, summaries, reproduce, refute, strict=True)]
+
+
+def withhold(verdicts: Sequence[Verdict], claim: str, reason: str) -> list[Verdict]:
+    """The verdicts with that of one claim made inconclusive, because what its rule presupposes was not met."""
+    return [
+        dataclasses.replace(v, verdict="inconclusive", seeds_to_decide=None, note=reason) if v.id == claim else v
+        for v in verdicts
+    ]
 
 
 def to_json(experiment: str, preset: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:

@@ -225,7 +225,7 @@ def test_power_without_spread_is_certainty():
 
 
 @reproducible
-@given(st.floats(0.1, 3), st.floats(0.1, 3), st.sampled_from([None, 3.5]))
+@given(st.floats(0.3, 3), st.floats(0.1, 1), st.sampled_from([None, 3.5]))
 def test_seeds_to_decide_is_the_smallest_that_suffices(effect, sd, margin):
     n = stats.seeds_to_decide(effect, sd, 0.02, target=0.9, margin=margin)
     assert n is not None

@@ -173,7 +173,8 @@ class Feed:
 @lru_cache(maxsize=64)
 def _noise(seed: int, total: int) -> UInt32[np.ndarray, "total 2"]:
     """Two random words for each training example, which depend on its number and the seed alone."""
-    return rng.bits(seed, "label_noise", 0, total).view(np.uint32).reshape(total, 2)
+    words = rng.bits(seed, "label_noise", 0, total)
+    return np.stack([words & 0xFFFFFFFF, words >> 32], axis=-1).astype(np.uint32)
 
 
 @lru_cache(maxsize=16)  # two datasets on each of eight devices

@@ -88,13 +88,14 @@ def restore(directory: Path, owner: str, like: Any) -> Restored | None:
             if record["owner"] != owner:
                 raise ValueError("it belongs to other runs")
             arrays = ocp.load_pytree(_arrays(directory, step).absolute(), hosts)
+            _check_shapes(arrays, hosts)
             found = tree.leaf_digests(arrays)
             wrong = [name for name, digest in record["digests"].items() if found.get(name) != digest]
             if not wrong:
                 return Restored(jax.device_put(arrays), record["extra"])
             reason = f"{wrong[0]} is not what was saved"
         except Exception as error:  # Orbax raises many types for a damaged file
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         log.warning("checkpoint %s passed over: %s", _arrays(directory, step), reason)
     return None
 
@@ -107,6 +108,14 @@ def remove(directory: Path) -> None:
 def steps(directory: Path) -> list[int]:
     """The steps of the complete checkpoints, oldest first."""
     return sorted(int(path.stem) for path in directory.glob("*.json") if path.stem.isdigit())
+
+
+def _check_shapes(arrays: Any, like: Any) -> None:
+    """The program may have changed since: Orbax restores whatever shape it finds."""
+    triples = zip(tree.names(like), jax.tree_util.tree_leaves(arrays), jax.tree_util.tree_leaves(like), strict=True)
+    for name, array, expected in triples:
+        if (array.shape, array.dtype) != (expected.shape, expected.dtype):
+            raise ValueError(f"{name} has shape {array.shape} and not {expected.shape}")
 
 
 def _sha256(record: dict[str, Any]) -> str:

@@ -1,0 +1,226 @@
+import dataclasses
+import gc
+import itertools
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnnjax.data.feed import subset
+from cnnjax.train import checkpoint
+from cnnjax.train.program import Driver, program
+from cnnjax.train.run import Interrupted, evaluation_steps, schedule, train
+from cnnjax.train.spec import Hyper, Spec
+
+pytestmark = pytest.mark.xdist_group("train")
+
+ONE = Driver("scan", 1)
+TWO = Driver("scan", 2)
+
+
+def timeless(outcome):
+    """What a run left behind, without its times; NaN equals NaN."""
+    found = dataclasses.asdict(outcome)
+    kept = ("metrics", "history", "diverged_step", "parameters_digest")
+    return json.dumps({name: found[name] for name in kept})
+
+
+# What happens when
+
+
+@given(
+    st.integers(1, 60).flatmap(lambda steps: st.tuples(st.just(steps), st.integers(0, steps), st.integers(0, steps))),
+    st.integers(1, 70),
+)
+def test_chunks_cover_the_steps_and_end_at_evaluations(numbers, chunk_steps):
+    steps, period, first = numbers
+    spec = Spec(steps=steps, evaluate_every=period)
+    wanted = evaluation_steps(spec)
+    assert wanted == sorted({*range(period, steps, period), steps} if period else {steps})
+    entries = schedule(spec, first, chunk_steps)
+    covered = [step for start, length, _ in entries for step in range(start, start + length)]
+    assert covered == list(range(first, steps))
+    assert all(1 <= length <= chunk_steps for _, length, _ in entries)
+    assert [start + length for start, length, evaluated in entries if evaluated] == [w for w in wanted if w > first]
+
+
+# What a run leaves behind
+
+
+def test_metrics_are_means_over_the_splits(digits, mlp, advance, everything):
+    (outcome,) = train(mlp, [everything], [0], digits, ONE)
+    _, state = advance(mlp, [everything], ONE, mlp.steps)
+    params = {layer: {k: np.asarray(v[0]) for k, v in leaves.items()} for layer, leaves in state.params.items()}
+    images = (digits.images.reshape(-1, 64).astype(np.float32) / 255 - digits.mean) / digits.std
+    hidden = np.maximum(images @ params["dense1"]["kernel"] + params["dense1"]["bias"], 0)
+    logits = hidden @ params["head"]["kernel"] + params["head"]["bias"]
+    loss = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(logits)), digits.labels]
+    wrong = logits.argmax(1) != digits.labels
+    for split in ("valid", "test"):
+        part = slice(*digits.ranges[split])
+        assert outcome.metrics[f"{split}_loss"] == pytest.approx(loss[part].mean(), rel=1e-4)
+        assert outcome.metrics[f"{split}_error"] == pytest.approx(wrong[part].mean())
+    for name in ("loss", "error"):
+        gap = outcome.metrics[f"valid_{name}"] - outcome.metrics[f"train_{name}"]
+        assert outcome.metrics[f"gap_{name}"] == pytest.approx(gap)
+    assert outcome.metrics["parameters"] == 64 * 8 + 8 + 8 * 10 + 10
+    # The labels of the 300 training examples that the run sees are noisy, at 0.3.
+    clean = wrong[subset(0, 300, 1024)].mean()
+    assert outcome.metrics["train_error"] == pytest.approx(clean + 0.3 * (1 - clean), abs=0.12)
+    assert abs(outcome.metrics["train_error"] - clean) > 1e-3
+
+
+def test_the_history_holds_every_evaluation(digits, mlp):
+    (outcome,) = train(mlp, [Hyper()], [0], digits, ONE)
+    assert [(record["step"], record["images"]) for record in outcome.history] == [(6, 96), (12, 192)]
+    names = {"step", "images", *(f"{a}_{b}" for a in ("batch", "train", "valid") for b in ("loss", "error"))}
+    assert all(set(record) == names for record in outcome.history)
+    assert outcome.history[-1].items() >= {k: outcome.metrics[k] for k in ("train_loss", "valid_error")}.items()
+    assert outcome.history[1]["train_loss"] < outcome.history[0]["train_loss"]
+    assert outcome.history[1]["batch_loss"] < outcome.history[0]["batch_loss"]
+    assert outcome.history[0]["batch_error"] * 96 == pytest.approx(round(outcome.history[0]["batch_error"] * 96))
+    assert outcome.diverged_step is None
+    assert min(outcome.seconds, outcome.compile_seconds, outcome.images_per_second) > 0
+
+
+def test_a_run_sees_its_subset_and_chooses_nothing_on_other_splits(digits, mlp):
+    (expected,) = train(mlp, [Hyper(train_size=300)], [3], digits, ONE)
+    unseen = np.setdiff1d(np.arange(len(digits.labels)), subset(3, 300, 1024))
+    images = digits.images.copy()
+    images[unseen] = images[unseen[::-1]]
+    changed = dataclasses.replace(digits, images=images, fingerprint="another")
+    (outcome,) = train(mlp, [Hyper(train_size=300)], [3], changed, ONE)
+    assert outcome.parameters_digest == expected.parameters_digest
+    assert outcome.metrics["train_loss"] == expected.metrics["train_loss"]
+    assert outcome.metrics["test_error"] != expected.metrics["test_error"]
+    (other,) = train(mlp, [Hyper(train_size=301)], [3], digits, ONE)
+    assert other.parameters_digest != expected.parameters_digest
+
+
+def test_a_run_whose_last_step_breaks_it_has_diverged(digits, mlp):
+    spec = dataclasses.replace(mlp, steps=1, evaluate_every=0)
+    broken, whole = train(spec, [Hyper(learning_rate=1e30), Hyper()], [0, 0], digits, TWO)
+    assert np.isfinite(broken.history[0]["batch_loss"])
+    assert broken.diverged_step == 1
+    assert whole.diverged_step is None
+
+
+def test_every_lane_needs_a_run(digits, mlp):
+    with pytest.raises(ValueError, match="2 lanes need as many hypers and seeds, not 2 and 1"):
+        train(mlp, [Hyper()] * 2, [0], digits, TWO)
+
+
+# Interrupted and resumed
+
+
+def stopping_after(chunks):
+    counter = itertools.count(1)
+    return lambda: next(counter) >= chunks
+
+
+@pytest.fixture
+def resumed(digits, mlp, everything, tmp_path):
+    """``resumed(**options)``: the MLP's run in chunks of three steps, with its checkpoints in ``tmp_path``."""
+
+    def run(**options):
+        chosen = {"checkpoints": tmp_path / "bundle", "chunk_steps": 3, **options}
+        (outcome,) = train(mlp, [everything], [chosen.pop("seed", 0)], digits, ONE, **chosen)
+        return timeless(outcome)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def expected(digits, mlp, everything):
+    """By seed, the same run uninterrupted."""
+    return {seed: timeless(train(mlp, [everything], [seed], digits, ONE, chunk_steps=3)[0]) for seed in (0, 1)}
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 3, 4])
+def test_a_run_resumed_after_any_chunk_is_the_uninterrupted_one(resumed, expected, tmp_path, chunks):
+    with pytest.raises(Interrupted, match=f"stopped at step {3 * chunks} of 12"):
+        resumed(should_stop=stopping_after(chunks))
+    assert checkpoint.steps(tmp_path / "bundle") == [3 * chunks]
+    seen = []
+    assert resumed(on_progress=seen.append) == expected[0]
+    assert seen == list(range(3 * chunks + 3, 13, 3))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_stopped_after_every_chunk_is_the_uninterrupted_one(resumed, expected, digits, mlp):
+    stops = 0
+    compiled = program(mlp, digits.info, ONE)
+    before = compiled.compilations()
+    while True:
+        try:
+            found = resumed(should_stop=lambda: True)
+            break
+        except Interrupted:
+            stops += 1
+    assert (stops, found) == (4, expected[0])
+    assert compiled.compilations() == before
+
+
+def test_a_crash_loses_what_came_after_the_last_checkpoint(resumed, expected, tmp_path):
+    def crash(step):
+        if step == 9:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        resumed(checkpoint_seconds=0.0, on_progress=crash)
+    assert checkpoint.steps(tmp_path / "bundle") == [3, 6]
+    seen = []
+    assert resumed(checkpoint_seconds=0.0, on_progress=seen.append) == expected[0]
+    assert seen == [9, 12]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning")
+def test_a_damaged_checkpoint_costs_steps_but_no_bit(resumed, expected, tmp_path, caplog):
+    with pytest.raises(Interrupted):
+        resumed(checkpoint_seconds=0.0, should_stop=stopping_after(3))
+    assert checkpoint.steps(tmp_path / "bundle") == [6, 9]
+    for path in (tmp_path / "bundle" / "9").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    seen = []
+    assert resumed(on_progress=seen.append) == expected[0]
+    assert seen == [9, 12]
+    assert "bundle/9 passed over" in caplog.text
+    gc.collect()  # coroutines of Orbax that complain
+
+
+def test_the_checkpoint_of_another_run_is_not_taken(resumed, expected, caplog):
+    with pytest.raises(Interrupted):
+        resumed(should_stop=stopping_after(2))
+    seen = []
+    assert resumed(seed=1, on_progress=seen.append) == expected[1]
+    assert seen == [3, 6, 9, 12]
+    assert "passed over: it belongs to other runs" in caplog.text
+
+
+def test_batch_statistics_and_lanes_resume_too(digits, net, everything, tmp_path):
+    runs = ([everything, dataclasses.replace(everything, learning_rate=1e30)], [0, 1], digits, TWO)
+    whole = [timeless(outcome) for outcome in train(net, *runs)]
+    with pytest.raises(Interrupted, match="stopped at step 3 of 6"):
+        train(net, *runs, checkpoints=tmp_path / "bundle", should_stop=lambda: True)
+    outcomes = train(net, *runs, checkpoints=tmp_path / "bundle")
+    assert [timeless(outcome) for outcome in outcomes] == whole
+    assert [outcome.diverged_step is None for outcome in outcomes] == [True, False]
+
+
+def test_a_run_may_change_its_feed_when_it_resumes(digits, mlp, everything, tmp_path):
+    run = (mlp, [everything], [0], digits, ONE)
+    (whole,) = train(*run)
+    with pytest.raises(Interrupted, match="stopped at step 6 of 12"):
+        train(*run, checkpoints=tmp_path / "bundle", feed_mode="stream", should_stop=lambda: True)
+    (outcome,) = train(*run, checkpoints=tmp_path / "bundle", feed_mode="resident")
+    assert timeless(outcome) == timeless(whole)
+
+
+def test_without_a_place_for_checkpoints_nothing_is_kept(resumed, tmp_path):
+    with pytest.raises(Interrupted):
+        resumed(checkpoints=None, should_stop=lambda: True)
+    assert list(tmp_path.iterdir()) == []
