@@ -158,7 +158,7 @@ def main() -> None:
     gain = rates["cnnjax, a worker per core"]["median"] / rates["plain Flax, one after the other"]["median"]
     record(
         "drivers",
-        "Training steps per second by driver on one core; model-steps per second of sixteen LeNet-5 runs on 8x8 digits, "
+        "Training steps per second by driver on one core; model-steps per second of sixteen LeNet-5 runs on digits, "
         "evaluation included for cnnjax and absent for plain Flax",
         "python -m benchmarks.drivers",
         ran_on,

@@ -20,6 +20,9 @@ parameters: l2 = 5e-5), crops and flips, 10 % of the training split for validati
 a tenth of the rate for the first 400 steps. It needs an accelerator.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from cnnjax import claims, cli, models
 from cnnjax.data import DataConfig
 from cnnjax.report.figures import Curves, Finals
@@ -32,12 +35,12 @@ SEEDS = {"smoke": 2, "quick": 5, "paper": 5}
 FITTED = 0.05
 
 
-def layers(assignment: dict) -> int:
+def layers(assignment: Mapping[str, Any]) -> int:
     """The depth of a condition's net."""
     return models.fields(assignment["model"])["depth"]
 
 
-def family(assignment: dict) -> str:
+def family(assignment: Mapping[str, Any]) -> str:
     """Plain or residual."""
     return "plain" if models.fields(assignment["model"])["shortcut"] == "none" else "residual"
 

@@ -48,7 +48,8 @@ def _layers(jaxpr: Any) -> Iterator[tuple[int, int, int]]:
         else:
             times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
             for inner in _inner(equation.params):
-                yield from ((times * repeats, *rest) for repeats, *rest in _layers(inner))
+                for repeats, products, inner_outputs in _layers(inner):
+                    yield times * repeats, products, inner_outputs
 
 
 def _inner(params: dict[str, Any]) -> list[Any]:

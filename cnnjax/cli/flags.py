@@ -105,7 +105,7 @@ class Flags:
     def data(self) -> DataConfig:
         """The dataset asked for."""
         given = self._given("data.")
-        return DataConfig(name=self.values["data"].value, **given)
+        return DataConfig(name=str(self.values["data"].value), **given)
 
     def overrides(self) -> dict[str, Any]:
         """Name -> value of every flag given that a grid could assign too."""
@@ -122,7 +122,7 @@ class Flags:
           UsageError: a malformed or unknown axis.
         """
         axes: dict[str, Grid] = {}
-        for text in self.values["sweep"].value:
+        for text in self.values["sweep"].value or ():
             name, equals, values = text.partition("=")
             if not equals or not values:
                 raise UsageError(f"--sweep={text!r} must be NAME=VALUE,VALUE,..., such as --sweep weight_decay=0,1e-4.")

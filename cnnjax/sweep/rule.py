@@ -87,11 +87,12 @@ def _timer(spec: Spec, hyper: Hyper, dataset: Dataset, driver: Driver, steps: in
     feed = Feed(dataset, "auto", seeds, [int(hyper.train_size)] * driver.lanes, spec.batch_size, steps)
     chunk = next(iter(feed.chunks([(0, steps)])))
     hypers, seed_array = stack_hyper([hyper] * driver.lanes), np.asarray(seeds, np.uint32)
-    carry = [compiled.initial_state(hypers, seed_array, chunk.pool), compiled.zeros()]
+    carry = (compiled.initial_state(hypers, seed_array, chunk.pool), compiled.zeros())
 
     def advance() -> float:
+        nonlocal carry
         started = time.perf_counter()
-        carry[:] = compiled.advance(*carry, hypers, chunk)
+        carry = compiled.advance(carry[0], carry[1], hypers, chunk)
         jax.block_until_ready(carry[1])
         return time.perf_counter() - started
 

@@ -185,7 +185,7 @@ class _Bundle:
         records: list[dict[str, float]] = [
             {"step": self.step, "images": self.step * self.spec.batch_size} for _ in self.seeds
         ]
-        measured = {"batch": self.sums, "train": self._sums_over("train"), "valid": self._sums_over("valid")}
+        measured = {"batch": [self.sums], "train": self._sums_over("train"), "valid": self._sums_over("valid")}
         for name, sums in measured.items():
             for record, lane in zip(records, self._means(sums), strict=True):
                 record.update({f"{name}_{key}": value for key, value in lane.items()})
@@ -231,9 +231,9 @@ class _Bundle:
         noisy = split == "train"
         return [self.compiled.evaluate(self.state, self.hyper, chunk, noisy) for chunk in self.feed.split(split, limit)]
 
-    def _means(self, sums: list[metrics.Sums] | metrics.Sums) -> list[dict[str, float]]:
+    def _means(self, sums: list[metrics.Sums]) -> list[dict[str, float]]:
         """Means of every lane, added up on the host in double precision."""
-        parts = [jax.device_get(part) for part in (sums if isinstance(sums, list) else [sums])]
+        parts = [jax.device_get(part) for part in sums]
         total = {name: sum(part[name].astype(np.float64) for part in parts) for name in parts[0]}
         summarize = self.compiled.task.summarize
         return [summarize({k: v[lane] for k, v in total.items()}) for lane in range(len(self.seeds))]
