@@ -92,7 +92,7 @@ def main() -> None:
     ratio = steps["cnnjax"]["median"] / steps["plain Flax"]["median"]
     record(
         "startup",
-        "Seconds of a whole process: help, and up to the first training step of ResNet-20 (width 8, digits), nothing cached",
+        "Seconds of a whole process: help; the first training step of ResNet-20 (width 8, digits) with nothing cached",
         "python -m benchmarks.startup",
         machine(),
         {"help": helps, "first step, cold": steps, "first step, ratio to plain Flax": round(ratio, 2)},

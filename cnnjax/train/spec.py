@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import flax.linen as nn
 import jax
@@ -81,7 +81,7 @@ def build_model(spec: Spec, num_classes: int) -> nn.Module:
     if isinstance(spec.model, str):
         fields.setdefault("num_classes", num_classes)
         return models.create(spec.model, **fields, dtype=jnp.dtype(spec.precision))
-    known = {f.name for f in dataclasses.fields(spec.model)} - {"parent", "name"}
+    known = {f.name for f in dataclasses.fields(cast(Any, spec.model))} - {"parent", "name"}
     for name in fields:
         if name not in known:
             raise unknown(f"field of model {type(spec.model).__name__}", name, known)
