@@ -105,7 +105,8 @@ def validate(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
     Raises:
       UsageError: naming the field, its value and the remedy.
     """
-    for config in (spec, *hypers):
+    configs: list[Spec | Hyper] = [spec, *hypers]
+    for config in configs:
         for field in dataclasses.fields(config):
             _check_field(field, getattr(config, field.name), get_type_hints(type(config))[field.name])
     for name in spec.augment:

@@ -120,7 +120,7 @@ def test_one_bad_point_among_many_stops_the_plan():
     with pytest.raises(UsageError, match=r"momentum=1.5 is out of range"):
         plan(points(MLP, Hyper(), (*grid[:150], {"momentum": 1.5}, *grid[150:]), [0]), "cpu")
     with pytest.raises(UsageError, match="lenet5_classic needs images of at least 32x32 pixels, not 8x8"):
-        plan(points(MLP, Hyper(), (*NOTHING, {"model": "lenet5_classic", "model.num_classes": 10}), [0]), "cpu")
+        plan(points(Spec(), Hyper(), explicit({"model": "mlp"}, {"model": "lenet5_classic"}), [0]), "cpu")
 
 
 def test_forecasts_grow_with_the_work():

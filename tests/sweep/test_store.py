@@ -1,0 +1,257 @@
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cnnjax.sweep.store import Store, dumps, write_atomically
+from cnnjax.typing import UsageError
+
+
+def row(run, **content):
+    return {"run_id": run, "status": "done", "signature": {"threads": 1}, **content}
+
+
+def manifest(*runs, threads=1, data="abc", **configuration):
+    return {
+        "configuration": {"spec": {"steps": 3}, **configuration},
+        "runs": {run: f"digest-{threads}" for run in runs},
+        "signatures": {f"digest-{threads}": {"threads": threads}},
+        "data": {"digits": data},
+        "created": "today",
+    }
+
+
+@pytest.fixture
+def store(tmp_path):
+    """The directory of a sweep of the runs a and b, of which a is done."""
+    store = Store(tmp_path / "results")
+    store.open(manifest("a", "b"))
+    store.write(row("a"))
+    return store
+
+
+def files(store):
+    """Every file of the directory with its content."""
+    return {
+        str(path.relative_to(store.directory)): path.read_bytes()
+        for path in store.directory.rglob("*")
+        if path.is_file()
+    }
+
+
+# Rows
+
+
+def test_rows_come_back_as_they_were(store):
+    content = {"metrics": {"loss": 0.1 + 0.2}, "history": [{"step": 3, "loss": 1e-300}], "note": "µ", "error": None}
+    store.write(row("b", **content))
+    assert store.read("b") == row("b", **content)
+    assert store.done(["a", "b", "c"]) == {"a", "b"}
+
+
+def test_what_is_not_finite_becomes_null(store):
+    store.write(row("b", metrics={"loss": float("nan"), "error": float("inf")}, history=[(1, -float("inf"))]))
+    assert store.read("b") == row("b", metrics={"loss": None, "error": None}, history=[[1, None]])
+
+
+def test_a_row_is_never_written_twice(store):
+    before = files(store)
+    store.write(row("a", metrics={"loss": 7.0}))
+    assert files(store) == before
+
+
+def test_rows_may_be_read_by_others(store):
+    modes = {path.name: path.stat().st_mode & 0o777 for path in store.directory.rglob("*.json")}
+    assert modes == {"manifest.json": 0o644, "a.json": 0o644}
+
+
+def test_eight_writers_of_the_same_rows_leave_each_once_and_whole(store):
+    start, errors = threading.Barrier(8), []
+
+    def write(writer):
+        start.wait()
+        try:
+            for number in range(200):
+                store.write(row(f"run{(number + 25 * writer) % 200}", writer=writer, text="x" * 5000))
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    names = sorted(path.name for path in (store.directory / "rows").iterdir())
+    assert names == sorted(["a.json", *(f"run{number}.json" for number in range(200))])
+    found = [store.read(f"run{number}") for number in range(200)]
+    assert all(each == row(each["run_id"], writer=each["writer"], text="x" * 5000) for each in found)
+    assert len({each["writer"] for each in found}) > 1
+
+
+def test_a_killed_writer_leaves_whole_rows_and_clean_removes_the_rest(store):
+    for _ in range(3):
+        if not (child := os.fork()):
+            try:
+                for number in range(10**6):
+                    store.write(row(f"run{os.getpid()}-{number}", text="x" * 100_000))
+            finally:
+                os._exit(1)
+        time.sleep(0.08)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    (store.directory / "rows" / ".partial-row-left").write_text("half a r")
+    (store.directory / ".partial-manifest.json-left").write_text("half a m")
+    rows = list((store.directory / "rows").glob("*.json"))
+    assert len(rows) > 3
+    assert all(len(store.read(path.stem)["text"]) == 100_000 for path in rows if path.stem != "a")
+    store.checkpoints("bundle").mkdir(parents=True)
+    store.clean()
+    assert {path.name for path in store.directory.iterdir()} == {"manifest.json", "rows"}
+    assert set((store.directory / "rows").iterdir()) == set(rows)
+
+
+@pytest.mark.parametrize("failing", ["os.fsync", "os.link"])
+def test_a_full_disk_leaves_no_row(store, failing, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    before = files(store)
+    monkeypatch.setattr(failing, full)
+    with pytest.raises(OSError, match="No space left"):
+        store.write(row("b"))
+    monkeypatch.undo()
+    assert files(store) == before
+    assert store.done(["b"]) == set()
+    store.write(row("b"))
+    assert store.read("b") == row("b")
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "verdict.json"
+    write_atomically(path, "old")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("full")))
+        write_atomically(path, "new")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("verdict.json", "old")]
+    write_atomically(path, "new")
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"run_id": "b"}', "[]", '{"status": "done"}'])
+def test_a_damaged_row_is_named(store, content):
+    path = store.directory / "rows" / "a.json"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=r"rows/a\.json cannot be read .* Remove it to have the run repeated"):
+        store.read("a")
+    with pytest.raises(UsageError, match=r"rows/a\.json cannot be read"):
+        store.check(manifest("a", "b"))
+
+
+def test_a_missing_row_is_named(store):
+    with pytest.raises(UsageError, match=r"rows/b\.json cannot be read"):
+        store.read("b")
+
+
+# What a directory belongs to
+
+
+def test_a_sweep_may_go_on_and_grow(store):
+    before = files(store)
+    for wanted in (manifest("a", "b"), manifest("c", "b", "a", seeds=[0, 1, 2])):
+        store.check(wanted)
+    assert files(store) == before
+    store.open({**manifest("a", "b", "c"), "created": "tomorrow"})
+    assert store.manifest == manifest("a", "b", "c")
+    assert store.read("a") == row("a")
+
+
+def test_a_new_directory_is_opened_and_nothing_is_made_before(tmp_path):
+    store = Store(tmp_path / "deep" / "results")
+    assert store.manifest is None
+    assert store.done(["a"]) == set()
+    store.check(manifest("a"))
+    assert list(tmp_path.iterdir()) == []
+    store.open(manifest("a"))
+    assert store.manifest == manifest("a")
+    store.check(manifest("a"))
+
+
+def test_a_directory_that_a_kill_left_before_its_manifest_is_taken(tmp_path):
+    (tmp_path / ".partial-manifest.json-xyz").write_text("{")
+    store = Store(tmp_path)
+    store.check(manifest("a"))
+    store.open(manifest("a"))
+    store.clean()
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "parts"),
+    [
+        (manifest("b", "c", spec={"steps": 5}), ["a different configuration", 'there: "steps": 3', 'asked: "steps": 5']),
+        (manifest("b"), ["a different configuration", "Use another --workdir, or remove the directory"]),
+        (manifest("a", "b", data="xyz"), ["a different configuration", 'there: "digits": "abc"', 'asked: "digits": "xyz"']),
+        (manifest("a", "b", threads=2), ["another execution signature", 'there: "threads": 1', 'asked: "threads": 2',
+                                         "--mix_signatures"]),
+    ],
+)  # fmt: skip
+def test_something_else_is_refused_and_the_difference_shown(store, wanted, parts):
+    before = files(store)
+    with pytest.raises(UsageError) as error:
+        store.check(wanted)
+    for part in ("results", *parts):
+        assert part in str(error.value)
+    assert files(store) == before
+
+
+def test_long_differences_are_cut(store):
+    with pytest.raises(UsageError) as error:
+        store.check(manifest("c", spec={f"field{k}": k for k in range(50)}))
+    assert 10 < len(str(error.value).splitlines()) < 20
+
+
+def test_other_signatures_may_be_mixed_on_demand_or_only_read(store):
+    store.check(manifest("a", "b", threads=2), mix_signatures=True)
+    store.check(manifest("a", threads=2) | {"runs": {"a": "digest-2", "b": "digest-2"}}, mix_signatures=True)
+    store.write(row("b"))
+    store.check(manifest("a", "b", threads=2))  # all is done: nothing will be merged
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"runs": {}}'])
+def test_a_damaged_manifest_is_named(store, content):
+    (store.directory / "manifest.json").write_text(content)
+    for look in (lambda: store.manifest, lambda: store.check(manifest("a", "b"))):
+        with pytest.raises(UsageError, match=r"manifest\.json cannot be read .*Use another --workdir"):
+            look()
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="is not empty and holds no manifest. Use another --workdir"):
+        Store(tmp_path).check(manifest("a"))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_place_that_is_no_directory_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "results"):
+        with pytest.raises(UsageError, match=r"file is not a directory. Use another --workdir"):
+            Store(place).check(manifest("a"))
+
+
+def test_a_place_without_permission_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(UsageError, match=f"No permission to write to {tmp_path}. Use another --workdir"):
+        Store(tmp_path / "deep" / "results").check(manifest("a"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_is_strict_and_readable():
+    text = dumps({"b": 1, "a": [float("nan"), 2.5, True, None]})
+    assert json.loads(text, parse_constant=pytest.fail) == {"b": 1, "a": [None, 2.5, True, None]}
+    assert text.startswith('{\n "b": 1')
