@@ -6,6 +6,7 @@ number), ``spec(preset, data)``, ``hyper(preset, data)``, ``grid(preset, data)``
 Exit codes: 0 done, 1 a run failed, 2 bad input (nothing was written), 130 interrupted (the same command resumes).
 """
 
+import dataclasses
 import sys
 from operator import itemgetter
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import jax
 
-from cnnjax import claims
+from cnnjax import claims, models
 from cnnjax.cli.flags import Flags
 from cnnjax.cli.progress import display
 from cnnjax.data.catalog import DataConfig
@@ -60,7 +61,7 @@ def main(experiment: ModuleType | str, argv: list[str] | None = None) -> int:
 
 
 def _main(name: str, module: ModuleType, argv: list[str]) -> int:
-    flags = Flags(_model_names(module), PRESETS)
+    flags = Flags(PRESETS)
     if any(argument in ("--help", "-h", "-help", "--h") for argument in argv):
         print(flags.help(module.__doc__ or ""))
         return 0
@@ -91,19 +92,12 @@ def _resolve(module: ModuleType, flags: Flags) -> tuple[Spec, Hyper, Grid]:
     data: DataConfig = flags.data()
     given = flags.overrides()
     spec: Spec = module.spec(flags.preset, data)
+    if (chosen := given.get("model")) in models.MODELS:  # keep of the preset's fields what the other network has
+        kept = tuple(entry for entry in spec.model_fields if entry[0] in models.fields(chosen))
+        spec = dataclasses.replace(spec, model_fields=kept)
     asked = {f"data.{k}": v for k, v in flags._given("data.").items()}
     spec, hyper = assign(spec, module.hyper(flags.preset, data), {**asked, **given})
     return spec, hyper, flags.grid(module.grid(flags.preset, data))
-
-
-def _model_names(module: ModuleType) -> list[str]:
-    """The networks of every preset: their fields become flags."""
-    found: dict[str, None] = {}
-    for preset in PRESETS:
-        model = module.spec(preset, DataConfig()).model
-        found.update(dict.fromkeys([model] if isinstance(model, str) else []))
-        found.update(dict.fromkeys(point["model"] for point in module.grid(preset, DataConfig()) if "model" in point))
-    return list(found)
 
 
 def _execution(flags: Flags) -> Execution:

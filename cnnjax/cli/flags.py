@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from absl import flags
@@ -24,11 +24,10 @@ class Flags:
     """The flags of one experiment.
 
     Args:
-      model_names: networks whose fields become ``--model.FIELD``.
       presets: names of the presets; the first is not the default, "quick" is.
     """
 
-    def __init__(self, model_names: Iterable[str], presets: Iterable[str]):
+    def __init__(self, presets: Iterable[str]):
         self.values = flags.FlagValues()
         self.groups: dict[str, str] = {}
         self.types: dict[str, Any] = {}  # swept name -> type of its values
@@ -48,8 +47,8 @@ class Flags:
             for field in dataclasses.fields(config):
                 if field.metadata:
                     self._from_field(group, config, field, field.name)
-        for name, value in self._model_fields(model_names).items():
-            self._define_typed(STATIC, f"model.{name}", type(value), "field of every network of the sweep")
+        for name, (kind, owners) in _model_fields().items():
+            self._define_typed(STATIC, f"model.{name}", kind, f"field of {', '.join(owners)}")
 
     def _define_execution(self) -> None:
         define = self._define
@@ -198,14 +197,6 @@ class Flags:
         self._define(group, define.get(kind, flags.DEFINE_string), name, None, help_text, **bounds)
         self.types[name] = kind
 
-    def _model_fields(self, model_names: Iterable[str]) -> Mapping[str, Any]:
-        found: dict[str, Any] = {}
-        for name in model_names:
-            for field, value in models.fields(name).items():
-                if isinstance(value, bool | int | float | str | tuple):
-                    found.setdefault(field, value)
-        return found
-
     def _parse_value(self, name: str, text: str) -> Any:
         kind = self.types[name]
         if kind is tuple:
@@ -228,3 +219,16 @@ def _as_static(value: Any) -> Any:
         with contextlib.suppress(ValueError):
             return tuple(map(kind, value))
     return tuple(value)
+
+
+def _model_fields() -> dict[str, tuple[type, list[str]]]:
+    """Field -> its type and the kinds of networks that have it."""
+    found: dict[str, tuple[type, list[str]]] = {}
+    for name in models.MODELS:
+        kind = type(models.create(name)).__name__
+        for field, value in models.fields(name).items():
+            nested = isinstance(value, tuple) and any(isinstance(item, tuple) for item in value)
+            if isinstance(value, bool | int | float | str | tuple) and not nested:
+                owners = found.setdefault(field, (type(value), []))[1]
+                owners += [kind] if kind not in owners else []
+    return found

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from cnnjax.data.catalog import DataConfig
 from cnnjax.data.feed import Mode
 from cnnjax.sweep import bundle as bundles
 from cnnjax.sweep import execute
@@ -121,7 +122,7 @@ class Session:
             config: bundles.dataset_of(config).fingerprint for config in {b.spec.data for b in self.plan.bundles}
         }
         if self.store:
-            data = {config.name: fingerprint for config, fingerprint in self.fingerprints.items()}
+            data = {_label(config): fingerprint for config, fingerprint in self.fingerprints.items()}
             manifest = {**self.manifest(), "data": data}
             self.store.check(manifest, self.execution.mix_signatures)
             self.store.open(manifest)
@@ -164,3 +165,10 @@ class Session:
         if not self.store:
             return [self._memory[point.run_id] for point in self.plan.points]
         return [self.store.read(point.run_id) for point in self.plan.points]
+
+
+def _label(config: DataConfig) -> str:
+    """The dataset's name and what is not as usual: one name may stand for several sizes."""
+    fields = (field for field in dataclasses.fields(config) if field.name != "name")
+    changed = (field.name for field in fields if getattr(config, field.name) != field.default)
+    return " ".join([config.name, *(f"{name}={getattr(config, name)}" for name in changed)])

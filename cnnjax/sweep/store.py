@@ -63,7 +63,8 @@ class Store:
                 raise UsageError(f"{self.directory} is not empty and holds no manifest. Use another --workdir.")
             return
         gone = set(found["runs"]) - set(manifest["runs"])
-        data_differ = "data" in manifest and found["data"] != manifest["data"]
+        data = manifest.get("data", {})
+        data_differ = any(found["data"][name] != data[name] for name in set(found["data"]) & set(data))
         if gone or data_differ:
             compared = ("data",) if data_differ else ("configuration",)
             differences = "\n".join(_differences(*({key: m[key] for key in compared} for m in (found, manifest))))

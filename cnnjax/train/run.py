@@ -33,7 +33,7 @@ class Outcome:
       diverged_step: steps done when the loss was first found not to be finite, or None.
       parameters_digest: SHA-256 of the final parameters and model state.
       seconds: of training and evaluation, an equal share of the bundle's; compiling excluded.
-      compile_seconds: until training could begin, an equal share of the bundle's.
+      compile_seconds: of compiling and of drawing the parameters, an equal share of the bundle's.
       images_per_second: training images of this run over the time its steps took.
     """
 
@@ -181,6 +181,7 @@ class _Bundle:
 
     def evaluate(self) -> None:
         """Adds a record to every run's history."""
+        self._compile_evaluation()
         started = time.perf_counter()
         records: list[dict[str, float]] = [
             {"step": self.step, "images": self.step * self.spec.batch_size} for _ in self.seeds
@@ -193,6 +194,14 @@ class _Bundle:
             history.append(record)
         self.sums = self.compiled.zeros()
         self.clock.evaluation += time.perf_counter() - started
+
+    def _compile_evaluation(self) -> None:
+        """Once, after the first steps, so that training begins sooner; no example is read."""
+        started, before = time.perf_counter(), self.compiled.compilations()
+        slab = next(iter(self.feed.split("valid")))
+        self.compiled.evaluate(self.state, self.hyper, slab._replace(length=0), noisy=False)
+        if self.compiled.compilations() > before:
+            self.clock.compile += time.perf_counter() - started
 
     def finish(self) -> list[Outcome]:
         """The test split, read this once, and the results of every run."""

@@ -18,7 +18,7 @@ def row(run, **content):
 def manifest(*runs, threads=1, data="abc", **configuration):
     return {
         "configuration": {"spec": {"steps": 3}, **configuration},
-        "runs": {run: f"digest-{threads}" for run in runs},
+        "runs": dict.fromkeys(runs, f"digest-{threads}"),
         "signatures": {f"digest-{threads}": {"threads": threads}},
         "data": {"digits": data},
         "created": "today",
@@ -134,9 +134,10 @@ def test_a_full_disk_leaves_no_row(store, failing, monkeypatch):
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "verdict.json"
     write_atomically(path, "old")
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
-        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("full")))
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
         write_atomically(path, "new")
+    monkeypatch.undo()
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("verdict.json", "old")]
     write_atomically(path, "new")
     assert path.read_text() == "new"
@@ -162,7 +163,9 @@ def test_a_missing_row_is_named(store):
 
 def test_a_sweep_may_go_on_and_grow(store):
     before = files(store)
-    for wanted in (manifest("a", "b"), manifest("c", "b", "a", seeds=[0, 1, 2])):
+    more_data = manifest("a", "b", "c")
+    more_data["data"]["shapes"] = "xyz"
+    for wanted in (manifest("a", "b"), manifest("c", "b", "a", seeds=[0, 1, 2]), more_data):
         store.check(wanted)
     assert files(store) == before
     store.open({**manifest("a", "b", "c"), "created": "tomorrow"})
@@ -193,13 +196,13 @@ def test_a_directory_that_a_kill_left_before_its_manifest_is_taken(tmp_path):
 @pytest.mark.parametrize(
     ("wanted", "parts"),
     [
-        (manifest("b", "c", spec={"steps": 5}), ["a different configuration", 'there: "steps": 3', 'asked: "steps": 5']),
-        (manifest("b"), ["a different configuration", "Use another --workdir, or remove the directory"]),
-        (manifest("a", "b", data="xyz"), ["a different configuration", 'there: "digits": "abc"', 'asked: "digits": "xyz"']),
-        (manifest("a", "b", threads=2), ["another execution signature", 'there: "threads": 1', 'asked: "threads": 2',
-                                         "--mix_signatures"]),
+        (manifest("b", "c", spec={"steps": 5}), ["different configuration", 'there: "steps": 3', 'asked: "steps": 5']),
+        (manifest("b"), ["different configuration", "Use another --workdir, or remove the directory"]),
+        (manifest("a", "b", data="x"), ["different configuration", 'there: "digits": "abc"', 'asked: "digits": "x"']),
+        (manifest("a", "b", threads=2), ["execution signature", 'there: "threads": 1', 'asked: "threads": 2']),
+        (manifest("a", "b", threads=2), ["Use another --workdir, or --mix_signatures"]),
     ],
-)  # fmt: skip
+)
 def test_something_else_is_refused_and_the_difference_shown(store, wanted, parts):
     before = files(store)
     with pytest.raises(UsageError) as error:
@@ -232,7 +235,7 @@ def test_a_damaged_manifest_is_named(store, content):
 
 def test_a_directory_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UsageError, match="is not empty and holds no manifest. Use another --workdir"):
+    with pytest.raises(UsageError, match=r"is not empty and holds no manifest\. Use another --workdir"):
         Store(tmp_path).check(manifest("a"))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
