@@ -86,8 +86,15 @@ class Store:
                 )
 
     def open(self, manifest: dict[str, Any]) -> None:
-        """Creates the directory, or continues in it, after ``check``."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        """Creates the directory, or continues in it, after ``check``.
+
+        Raises:
+          UsageError: it cannot be made.
+        """
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{self.directory} cannot be made ({error.strerror}). Use another --workdir.") from error
         previous = self.manifest
         if previous is not None:
             manifest = {**manifest, "created": previous["created"]}
