@@ -210,7 +210,8 @@ def _print_plan(planned: Plan, session: Session, platform: str, execution: Execu
             str(label), driver.form, str(driver.lanes), str(runs), f"{members[0].image_cost:,}", f"{seconds:.1f}"
         )
     workers = max(1, execution.workers) if platform == "cpu" else jax.device_count()
-    bytes_each = max(rule.forecast_bytes(bundle.spec, bundle.info, bundle.driver) for bundle in planned.bundles)
+    firsts = [members[0] for members in groups.values()]
+    bytes_each = max(rule.forecast_bytes(first.spec, first.info, first.driver) for first in firsts)
     console = Console()
     console.print(found)
     console.print(

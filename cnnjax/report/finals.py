@@ -81,6 +81,7 @@ def draw_response(figure: "matplotlib.figure.Figure", spec: Response, found: Seq
     axes = style.panels(figure, len(panels))
     for ax, (name, members) in zip(axes, panels.items(), strict=True):
         ax.set_xscale("log")
+        ax.update_datalim([(place, 0) for place in places.values()], updatey=False)  # also where all runs diverged
         ax.set_title(style.wrap(name, 40) if len(panels) > 1 else "")
         for metric in spec.metrics:
             _draw_metric(ax, metric, spec.x, members, places, looks[words(metric)])

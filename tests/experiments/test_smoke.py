@@ -1,0 +1,101 @@
+"""Every experiment works from its flags to its report, shrunk to a few steps; its other presets plan without error."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnjax import claims, cli
+from cnnjax.cli.experiment import PRESETS
+from cnnjax.cli.ledger import experiments
+from cnnjax.data.catalog import DataConfig
+from cnnjax.sweep import plan, points
+from cnnjax.sweep.grid import NOTHING
+
+pytestmark = pytest.mark.xdist_group("experiments")
+
+EXPERIMENTS = experiments()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three classes of coloured pictures, 16x16."""
+    root = tmp_path_factory.mktemp("pictures")
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 16, 16, 3), np.uint8)
+    for number, picture in enumerate(pixels):
+        path = root / "abc"[number % 3] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(path)
+    return DataConfig(f"folder:{root}", valid_fraction=0.2)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_smoke(name, tmp_path, capsys):
+    module = EXPERIMENTS[name]
+
+    def call(*argv):
+        code = cli.main(module, ["--preset=smoke", f"--workdir={tmp_path}", "--workers=0", *argv])
+        return code, capsys.readouterr().out
+
+    assert call("--plan")[0] == 0
+    assert list(tmp_path.iterdir()) == []
+
+    code, out = call()
+    assert code == 0
+    assert module.TITLE in out.replace("\n", " ")
+    results = tmp_path / name
+    assert {path.name for path in results.iterdir()} == {
+        "manifest.json", "rows", "results.csv", "verdict.json", "report.html", "figures"
+    }  # fmt: skip
+    verdict = json.loads((results / "verdict.json").read_text())
+    assert set(verdict) == {"experiment", "preset", "claims"}
+    assert (verdict["experiment"], verdict["preset"]) == (name, "smoke")
+    assert [claim["id"] for claim in verdict["claims"]] == [claim.id for claim in module.CLAIMS]
+    assert module.SEEDS["smoke"] < claims.MIN_SEEDS
+    assert {claim["verdict"] for claim in verdict["claims"]} == {"inconclusive"}
+    assert all(0 < claim["n"] <= module.SEEDS["smoke"] for claim in verdict["claims"])
+    assert len(list((results / "figures").glob("*.png"))) == len(module.FIGURES)
+    manifest = json.loads((results / "manifest.json").read_text())
+    with (results / "results.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert {line["run_id"] for line in table} == set(manifest["runs"])
+    assert {line["status"] for line in table} == {"done"}
+    assert all(line[metric] for line in table for metric in module.METRICS)
+
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (results / "rows").iterdir()}
+    written = (results / "results.csv").read_bytes()
+    code, out = call()
+    assert code == 0
+    assert f"all {len(before)} runs are done" in out
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (results / "rows").iterdir()} == before
+    assert (results / "results.csv").read_bytes() == written
+
+
+@pytest.mark.parametrize("data", ["digits", "folder"])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_preset_plans_on_embedded_and_on_own_data(name, data, folder):
+    module = EXPERIMENTS[name]
+    config = folder if data == "folder" else DataConfig()
+    for preset in PRESETS:
+        spec, hyper, grid = (make(preset, config) for make in (module.spec, module.hyper, module.grid))
+        assert grid != NOTHING
+        if data == "folder" and hyper.train_size:
+            hyper = type(hyper)(**{**vars(hyper), "train_size": 0})  # the folder is smaller than what people have
+        planned = plan(points(spec, hyper, grid, range(module.SEEDS[preset])), "cpu")
+        assert len(planned.points) == len(grid) * module.SEEDS[preset]
+        assert {bundle.spec.data.name for bundle in planned.bundles} == {config.name}
+    assert module.SEEDS["quick"] >= claims.MIN_SEEDS
+    assert module.SEEDS["paper"] >= claims.MIN_SEEDS
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_says_what_a_reader_needs(name):
+    module = EXPERIMENTS[name]
+    assert f"python -m experiments.{name}" in module.__doc__
+    assert "Quick" in module.__doc__
+    assert "Paper" in module.__doc__
+    assert set(module.SEEDS) == set(PRESETS)
+    assert len({claim.id for claim in module.CLAIMS}) == len(module.CLAIMS)
+    assert all(claim.source.startswith("S") and claim.statement.endswith(".") for claim in module.CLAIMS)
