@@ -6,6 +6,7 @@ Results depend on the driver to the bit, so it is never chosen by timing behind 
 
 import math
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -27,9 +28,10 @@ class Rule(NamedTuple):
     driver: Driver
 
 
-# CPU: benchmarks/drivers.py, results in benchmarks/results/drivers.json: lanes pay for nets without
-# convolutions, and cost for the rest, where one core is busy with one run. GPU and TPU: not measured
-# yet; one run at a time is the choice that cannot hurt.
+# CPU: benchmarks/drivers.py, results in benchmarks/results/drivers.json. Eight lanes triple the speed of nets
+# without convolutions. Small convolutional nets gain about a quarter with four lanes, steps alone; they stay
+# at one until whole sweeps, with their longer compiling and padded bundles, are measured. GPU and TPU: not
+# measured yet; one run at a time is the choice that cannot hurt.
 RULES: dict[str, tuple[Rule, ...]] = {
     "cpu": (Rule(3e4, Driver("scan", 8)), Rule(float("inf"), Driver("scan", 1))),
     "gpu": (Rule(float("inf"), Driver("scan", 1)),),
@@ -66,12 +68,21 @@ def forecast_bytes(spec: Spec, info: Info, driver: Driver) -> int:
     return 2 * dataset + driver.lanes * each + 400 * 2**20
 
 
-def calibrate(spec: Spec, hyper: Hyper, dataset: Dataset, steps: int = 20, rounds: int = 3) -> dict[Driver, float]:
+CANDIDATES = tuple(Driver(form, lanes) for form in ("loop", "scan") for lanes in (1, 4, 8))
+
+
+def calibrate(
+    spec: Spec,
+    hyper: Hyper,
+    dataset: Dataset,
+    candidates: Sequence[Driver] = CANDIDATES,
+    steps: int = 20,
+    rounds: int = 3,
+) -> dict[Driver, float]:
     """Training steps per second, over all lanes, of each candidate driver in this process.
 
     Candidates take turns, and the median of the rounds counts.
     """
-    candidates = [Driver(form, lanes) for form in ("loop", "scan") for lanes in (1, 4, 8)]
     times: dict[Driver, list[float]] = {candidate: [] for candidate in candidates}
     advance = {candidate: _timer(spec, hyper, dataset, candidate, steps) for candidate in candidates}
     for _ in range(rounds):

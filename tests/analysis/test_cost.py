@@ -22,11 +22,10 @@ def cost(make, image_shape=(8, 6, 3)):
 
 
 # He et al. 2015 and later tables, of convolutions and the dense layer: millions.
-@pytest.mark.parametrize(("depth", "published"), [(20, 40.55), (32, 69.12), (44, 97.69), (56, 125.49), (110, 252.89)])
-def test_cifar_resnets_cost_what_is_published(depth, published):
-    for kind in ("resnet", "plain"):
-        found = multiply_adds(models.create(f"{kind}{depth}_cifar"), (32, 32, 3))
-        assert found / 1e6 == pytest.approx(published, rel=0.01)
+@pytest.mark.parametrize(("name", "published"), [("resnet20", 40.55), ("plain56", 125.49), ("resnet110", 252.89)])
+def test_cifar_nets_cost_what_is_published(name, published):
+    found = multiply_adds(models.create(f"{name}_cifar"), (32, 32, 3))
+    assert found / 1e6 == pytest.approx(published, rel=0.01)
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 9])
@@ -85,7 +84,7 @@ def test_a_scan_counts_as_often_as_it_runs():
     assert cost(nested) == (12 * single, 12 * 8 * 6 * 3)
 
 
-@pytest.mark.parametrize("side", [4, 8, 16, 32])
+@pytest.mark.parametrize("side", [4, 16])
 def test_the_same_layers_cost_in_proportion_to_the_pixels(side):
     """Also where tiny images are convolved by one matrix product, whose own cost is another."""
     large = multiply_adds(models.create("resnet14_cifar", width=8), (32, 32, 3))

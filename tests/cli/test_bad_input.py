@@ -13,8 +13,6 @@ from cnnjax import cli
 from cnnjax.sweep import bundle as bundles
 from experiments import degradation
 
-pytestmark = pytest.mark.xdist_group("cli")
-
 ROOT = Path(__file__).parents[2]
 
 

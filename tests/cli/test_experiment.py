@@ -15,8 +15,6 @@ from cnnjax.sweep import execute, rule
 from cnnjax.train.program import Driver
 from tests.fixtures import tiny
 
-pytestmark = pytest.mark.xdist_group("cli")
-
 ROOT = Path(__file__).parents[2]
 
 

@@ -22,8 +22,6 @@ from cnnjax.train.program import Driver
 from cnnjax.train.run import Interrupted
 from cnnjax.train.spec import Hyper
 
-pytestmark = pytest.mark.xdist_group("sweep")
-
 ROOT = Path(__file__).parents[2]
 NAN = {"learning_rate": 1e30}
 ELSEWHERE = DataConfig(valid_fraction=0.2)  # the same digits by another name

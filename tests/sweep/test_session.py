@@ -16,8 +16,6 @@ from cnnjax.train.run import Interrupted
 from cnnjax.train.spec import Hyper, digest
 from cnnjax.typing import UsageError
 
-pytestmark = pytest.mark.xdist_group("sweep")
-
 GRID = product(l2=[0.0, 0.01], dropout=[0.0, 0.3])
 NAN = {"learning_rate": 1e30}
 

@@ -10,11 +10,10 @@ import pytest
 from cnnjax import tree
 from cnnjax.train import checkpoint
 
-pytestmark = [
-    pytest.mark.xdist_group("train"),
-    # A damaged checkpoint makes Orbax leave coroutines behind, which complain when they are collected.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning"),
-]
+# A damaged checkpoint makes Orbax leave coroutines behind, which complain when they are collected.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning"
+)
 
 
 @pytest.fixture(autouse=True)

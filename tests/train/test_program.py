@@ -11,8 +11,6 @@ from cnnjax.train.run import train
 from cnnjax.train.spec import Hyper
 from cnnjax.typing import UsageError
 
-pytestmark = pytest.mark.xdist_group("train")
-
 DENSE = Driver("scan", 4)
 RESIDUAL = Driver("scan", 2)
 NAN = Hyper(learning_rate=1e30)

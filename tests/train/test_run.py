@@ -14,8 +14,6 @@ from cnnjax.train.program import Driver, program
 from cnnjax.train.run import Interrupted, evaluation_steps, schedule, train
 from cnnjax.train.spec import Hyper, Spec
 
-pytestmark = pytest.mark.xdist_group("train")
-
 ONE = Driver("scan", 1)
 TWO = Driver("scan", 2)
 

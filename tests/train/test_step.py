@@ -10,11 +10,9 @@ from cnnjax.data.feed import Feed, batch_indices
 from cnnjax.tasks import Task
 from cnnjax.train import step
 from cnnjax.train.program import Driver
-from cnnjax.train.spec import Hyper, Spec
+from cnnjax.train.spec import Hyper, Spec, build_task
 
-pytestmark = pytest.mark.xdist_group("train")
-
-SPEC = Spec(model="mlp", steps=100, batch_size=256, schedule="constant")
+SPEC = Spec(model="mlp", steps=100, batch_size=1024, schedule="constant")  # every step is an epoch
 
 # One step of a task that only shows its batch
 
@@ -48,11 +46,10 @@ def run_step(digits, *, at=0, seed=7, spec=SPEC, loss=1.0, state=None, mode="res
 
 
 def labels(digits, rate, *, epoch=0, seed=7, mode="resident"):
-    """The labels that a run learns from, by the examples' numbers: four steps show each example once."""
+    """The labels that a run learns from, by the examples' numbers."""
     found = np.empty(1024, np.int32)
-    for at in range(4 * epoch, 4 * epoch + 4):
-        numbers = batch_indices(seed, at, 1, SPEC.batch_size, 1024, 1024)[0]
-        found[numbers] = run_step(digits, at=at, seed=seed, mode=mode, label_noise=rate)[1]["labels"]
+    (numbers,) = batch_indices(seed, epoch, 1, SPEC.batch_size, 1024, 1024)
+    found[numbers] = run_step(digits, at=epoch, seed=seed, mode=mode, label_noise=rate)[1]["labels"]
     return found
 
 
@@ -103,7 +100,7 @@ def test_augmentation_of_strength_0_is_none_to_the_bit(digits):
     np.testing.assert_array_equal(run_step(digits, spec=augmented, flip=0, crop=0)[1]["images"], plain)
     mirrored = np.asarray(run_step(digits, spec=augmented, crop=0)[1]["images"])
     changed = np.any(mirrored != plain, axis=(1, 2, 3))
-    assert changed.mean() == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / 256))
+    assert changed.mean() == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / 1024))
     np.testing.assert_array_equal(mirrored[changed], plain[changed, :, ::-1])
 
 
@@ -185,10 +182,15 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizers_and_schedules_are_those_of_optax(digits, mlp, advance, name):
+def test_optimizers_and_schedules_are_those_of_optax(digits, mlp, name):
     changes, optimizer = OPTIMIZERS[name]
-    before, after = advance(dataclasses.replace(mlp, **changes), [Hyper(learning_rate=0.05)], Driver("scan", 1), 3)
-    assert_close(lane(after.params, 0), by_hand(digits, mlp, lane(before.params, 0), optimizer, 3), rtol=1e-4)
+    spec, hyper = dataclasses.replace(mlp, **changes), traced(learning_rate=0.05)
+    (chunk,) = Feed(digits, "resident", [0], [0], spec.batch_size, 3).chunks([(0, 3)])
+    task = build_task(spec, digits.info)
+    state = before = step.initial_state(task, spec, hyper, jnp.uint32(0), chunk.pool)
+    for indices, noise in zip(jnp.asarray(chunk.indices[:, 0]), jnp.asarray(chunk.noise[:, 0]), strict=True):
+        state, _ = step.training_step(task, spec, digits.info, state, hyper, chunk.pool, indices, noise)
+    assert_close(state.params, by_hand(digits, mlp, before.params, optimizer, 3), rtol=1e-4)
 
 
 def kernels(params):
