@@ -133,7 +133,11 @@ def validate(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
 
 
 def to_json(value: Any) -> Any:
-    """A Spec, a Hyper or a part of one as plain JSON values; the same for equal ones."""
+    """A Spec, a Hyper or a part of one as plain JSON values; the same for equal ones.
+
+    Raises:
+      UsageError: a function without a name of its own, for two such could not be told apart.
+    """
     if isinstance(value, nn.Module):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in ("parent", "name")}
         return {"module": f"{type(value).__module__}:{type(value).__qualname__}", **to_json(fields)}
@@ -146,7 +150,10 @@ def to_json(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if callable(value):
-        return f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', repr(value))}"
+        name = getattr(value, "__qualname__", "<none>")
+        if "<" in name:
+            raise UsageError(f"{value!r} has no name that tells its runs from others. Define it at a module's top.")
+        return f"{getattr(value, '__module__', '')}:{name}"
     return str(value)
 
 

@@ -94,20 +94,22 @@ def test_eight_writers_of_the_same_rows_leave_each_once_and_whole(store):
 
 
 def test_a_killed_writer_leaves_whole_rows_and_clean_removes_the_rest(store):
-    for _ in range(3):
+    for killed in range(3):
+        before = len(list((store.directory / "rows").glob("*.json")))
         if not (child := os.fork()):
             try:
                 for number in range(10**6):
                     store.write(row(f"run{os.getpid()}-{number}", text="x" * 100_000))
             finally:
                 os._exit(1)
-        time.sleep(0.08)
+        while len(list((store.directory / "rows").glob("*.json"))) < before + 2:
+            time.sleep(0.001)
+        time.sleep(0.003 * killed)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     (store.directory / "rows" / ".partial-row-left").write_text("half a r")
     (store.directory / ".partial-manifest.json-left").write_text("half a m")
     rows = list((store.directory / "rows").glob("*.json"))
-    assert len(rows) > 3
     assert all(len(store.read(path.stem)["text"]) == 100_000 for path in rows if path.stem != "a")
     store.checkpoints("bundle").mkdir(parents=True)
     store.clean()
@@ -245,6 +247,12 @@ def test_a_place_that_is_no_directory_is_refused(tmp_path):
     for place in (tmp_path / "file", tmp_path / "file" / "results"):
         with pytest.raises(UsageError, match=r"file is not a directory. Use another --workdir"):
             Store(place).check(manifest("a"))
+
+
+def test_a_place_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"results cannot be made \(Not a directory\)\. Use another --workdir"):
+        Store(tmp_path / "file" / "results").open(manifest("a"))
 
 
 def test_a_place_without_permission_is_refused(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 import dataclasses
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -6,6 +7,7 @@ import pytest
 
 from cnnjax import rng
 from cnnjax.data.catalog import DataConfig, describe
+from cnnjax.models.lenet import LeNet5
 from cnnjax.models.mlp import MLP
 from cnnjax.train.spec import Hyper, Spec, build_model, build_task, digest, to_json, validate
 from cnnjax.typing import UsageError
@@ -175,6 +177,15 @@ def test_json_and_digest_depend_on_the_value_alone():
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     assert digest(Spec()) == digest(Spec())
     assert len(digest(Spec())) == 16
+
+
+def test_functions_are_named_by_their_place_and_need_one():
+    assert to_json(Spec(model=LeNet5(activation=nn.relu)))["model"]["activation"].endswith(":relu")
+    assert digest(LeNet5(activation=nn.relu)) != digest(LeNet5())
+    assert to_json(MLP())["dtype"] == "jax.numpy:float32"
+    for nameless in (lambda x: x, partial(nn.leaky_relu, negative_slope=0.2)):
+        with pytest.raises(UsageError, match="has no name that tells its runs from others"):
+            digest(LeNet5(activation=nameless))
 
 
 def test_every_field_changes_the_digest():
