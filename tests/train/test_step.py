@@ -116,6 +116,14 @@ def test_every_step_and_every_seed_draws_anew(digits):
     np.testing.assert_array_equal(images[1], images[2])
 
 
+@pytest.mark.parametrize(("decayed", "bias"), [("kernels", 1.0), ("all", 0.75)])
+def test_the_penalty_spares_what_is_no_kernel(digits, decayed, bias):
+    spec = dataclasses.replace(SPEC, decayed=decayed)
+    state, _ = run_step(digits, spec=spec, learning_rate=0.5, momentum=0.0, l2=0.25)
+    np.testing.assert_allclose(state.params["kernel"], 1 - 0.5 * 2 * 0.25)
+    np.testing.assert_allclose(state.params["bias"], bias)
+
+
 def test_the_first_loss_that_is_not_finite_is_remembered(digits):
     state = None
     for at, loss in enumerate((1.0, 2.0, np.inf, 1.0, np.nan)):
