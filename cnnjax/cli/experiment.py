@@ -95,7 +95,7 @@ def _resolve(module: ModuleType, flags: Flags) -> tuple[Spec, Hyper, Grid]:
     if (chosen := given.get("model")) in models.MODELS:  # keep of the preset's fields what the other network has
         kept = tuple(entry for entry in spec.model_fields if entry[0] in models.fields(chosen))
         spec = dataclasses.replace(spec, model_fields=kept)
-    asked = {f"data.{k}": v for k, v in flags._given("data.").items()}
+    asked = {f"data.{k}": v for k, v in flags.given("data.").items()}
     spec, hyper = assign(spec, module.hyper(flags.preset, data), {**asked, **given})
     return spec, hyper, flags.grid(module.grid(flags.preset, data))
 

@@ -103,7 +103,7 @@ class Flags:
 
     def data(self) -> DataConfig:
         """The dataset asked for."""
-        given = self._given("data.")
+        given = self.given("data.")
         return DataConfig(name=str(self.values["data"].value), **given)
 
     def overrides(self) -> dict[str, Any]:
@@ -155,7 +155,8 @@ class Flags:
             lines.append("")
         return "\n".join(lines)
 
-    def _given(self, prefix: str) -> dict[str, Any]:
+    def given(self, prefix: str) -> dict[str, Any]:
+        """Name, without the prefix, -> value of every flag given whose name begins with the prefix."""
         return {
             name.removeprefix(prefix): self.values[name].value
             for name in self.groups

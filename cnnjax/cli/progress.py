@@ -36,7 +36,7 @@ def display(pending: Sequence[Bundle], total_runs: int, console: Any) -> Iterato
     work = sum(bundle.cost for bundle in pending)
     done_before = total_runs - sum(len(bundle.points) for bundle in pending)
     whole = bars.add_task("", total=work, rate="", left="")
-    tally = _Tally(total_runs, done_before, work)
+    tally = _Tally(done_before, work)
 
     def listen(news: Progress) -> None:
         tally.add(news)
@@ -61,13 +61,12 @@ def display(pending: Sequence[Bundle], total_runs: int, console: Any) -> Iterato
 class _Tally:
     """Sums over the news so far."""
 
-    def __init__(self, total_runs: int, done_before: int, work: int):
-        self.total_runs, self.runs, self.work = total_runs, done_before, work
+    def __init__(self, done_before: int, work: int):
+        self.runs, self.work = done_before, work
         self.lines: dict[int, Any] = {}
         self.started = time.perf_counter()
         self.work_done, self.images = 0.0, 0
         self._steps: dict[str, int] = {}
-        self._resumed_work = 0.0
 
     def add(self, news: Progress) -> None:
         key = news.bundle.bundle_id

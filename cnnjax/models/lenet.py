@@ -165,6 +165,6 @@ class LeNet5Classic(nn.Module):
 
 
 def _codes() -> Float[np.ndarray, "10 84"]:
-    rows = [line.split() for line in DIGIT_CODES.strip().splitlines()]
-    pictures = np.array([["".join(row[digit] for row in rows)] for digit in range(10)])
-    return np.array([[1.0 if pixel == "#" else -1.0 for pixel in picture[0]] for picture in pictures], np.float32)
+    rows = [line.split() for line in DIGIT_CODES.strip().splitlines()]  # a row of every picture in each line
+    pictures = ["".join(picture) for picture in zip(*rows, strict=True)]
+    return np.array([[1.0 if pixel == "#" else -1.0 for pixel in picture] for picture in pictures], np.float32)

@@ -66,7 +66,16 @@ def training_step(
     indices: Int[Array, " batch"],
     noise: UInt32[Array, "batch 2"],
 ) -> tuple[State, metrics.Sums]:
-    """batch -> augment -> loss -> gradients -> optimizer; returns the new state and the batch's sums."""
+    """batch -> augment -> loss -> gradients -> optimizer; returns the new state and the batch's sums.
+
+    Args:
+      task, spec, info: static.
+      state: before the step.
+      hyper: traced scalars.
+      pool: examples on the device.
+      indices: (batch,) int32 into the pool.
+      noise: (batch, 2) uint32, random words that belong to the examples; see ``data.feed``.
+    """
     strengths = {name: getattr(hyper, name) for name in spec.augment}
     key = rng.at_step(state.streams["augment"], state.step)
     images = augment.apply(key, _unit(pool["images"][indices]), spec.augment, strengths)
