@@ -33,6 +33,9 @@ MAX_SEEDS = 1000
 Outcome = Literal["reproduced", "refuted", "inconclusive"]
 Row = Mapping[str, Any]
 
+# The test of claims that are identities: they hold or fail for each case, and no seed decides anything.
+EXACT = "exact"
+
 # By test: where the mean reproduces the claim, how that is tested, where it refutes it. {m}: the margin.
 _RULES: dict[str, tuple[str, str, str]] = {
     "greater": ("is above 0", "one-sided t test", "is below 0"),
@@ -49,7 +52,7 @@ _RULES: dict[str, tuple[str, str, str]] = {
 
 @dataclass(frozen=True)
 class Claim:
-    """One assertion about the mean of a per-seed difference.
+    """One assertion about the mean of a per-seed difference, or an exact one about every case.
 
     Raises:
       UsageError: an unknown test, or a margin that the test has no use for or lacks.
@@ -58,14 +61,14 @@ class Claim:
     id: str  # "deeper-plain"
     statement: str  # one sentence
     source: str  # "S2:205-211; S3:589"
-    test: str  # greater, less, not_greater, not_less or equivalent
-    margin: float = 0.0  # in the unit of the effect: the largest difference that does not matter
+    test: str  # greater, less, not_greater, not_less, equivalent or exact
+    margin: float = 0.0  # in the unit of the effect: the largest difference that does not matter, or of rounding
     unit: str = ""  # of the effect: "training error, fraction"
     condition: str = ""  # what the runs must fulfil for the claim to be judged at all, for people
 
     def __post_init__(self):
-        if self.test not in _RULES:
-            raise unknown("test of a claim", self.test, _RULES)
+        if self.test not in (*_RULES, EXACT):
+            raise unknown("test of a claim", self.test, (*_RULES, EXACT))
         if self.test in ("greater", "less"):
             if self.margin != 0:
                 raise UsageError(
@@ -80,6 +83,11 @@ class Claim:
     @property
     def rule(self) -> str:
         """The decision rule as an English sentence."""
+        if self.test == EXACT:
+            return (
+                f"exact: reproduced if in every case the deviation is at most {self.margin:g} (floating-point "
+                "rounding), otherwise refuted; nothing is trained"
+            )
         reproduced, test, refuted = (part.format(m=f"{self.margin:g}") for part in _RULES[self.test])
         return (
             f"reproduced if the paired mean difference {reproduced} ({test}, Holm-adjusted p < {ALPHA:g}, "
@@ -116,7 +124,8 @@ def judge(claims: Sequence[Claim], samples: Mapping[str, Sequence[float]]) -> li
 
     Holm's correction runs over the reproduction p-values of all the claims and, separately, over
     the refutation p-values, so the chance of any false "reproduced" is at most 5 %, and that of any
-    false "refuted" likewise. A claim with fewer than 3 seeds is not tested but still counts.
+    false "refuted" likewise. A claim with fewer than 3 seeds is not tested but still counts. Exact
+    claims are no part of this: their sample is a deviation for each case, and the largest decides.
 
     Raises:
       UsageError: two claims of one id, a sample of no claim, or a difference that is not finite.
@@ -129,12 +138,15 @@ def judge(claims: Sequence[Claim], samples: Mapping[str, Sequence[float]]) -> li
         if name not in ids:
             raise unknown("claim", name, ids)
 
-    cases = [(claim, list(samples.get(claim.id, ()))) for claim in claims]
-    summaries = [_summary(claim, sample) for claim, sample in cases]
-    p_values = [_p_values(claim, sample) for claim, sample in cases]
+    tested = [claim for claim in claims if claim.test != EXACT]
+    cases = [list(samples.get(claim.id, ())) for claim in tested]
+    summaries = [_summary(claim, sample) for claim, sample in zip(tested, cases, strict=True)]
+    p_values = [_p_values(claim, sample) for claim, sample in zip(tested, cases, strict=True)]
     reproduce = _corrected([p for p, _ in p_values])
     refute = _corrected([p for _, p in p_values])
-    return [_verdict(*case) for case in zip(claims, summaries, reproduce, refute, strict=True)]
+    judged = {c.id: _verdict(c, *case) for c, *case in zip(tested, summaries, reproduce, refute, strict=True)}
+    exact = {claim.id: _exact(claim, list(samples.get(claim.id, ()))) for claim in claims if claim.test == EXACT}
+    return [{**judged, **exact}[claim.id] for claim in claims]
 
 
 def withhold(verdicts: Sequence[Verdict], claim: str, reason: str) -> list[Verdict]:
@@ -149,6 +161,11 @@ def to_json(experiment: str, preset: str, verdicts: Sequence[Verdict]) -> dict[s
     """The content of ``verdict.json``: plain lists and numbers, null for what is not known (nan)."""
     claims = [{name: _plain(value) for name, value in dataclasses.asdict(verdict).items()} for verdict in verdicts]
     return {"experiment": experiment, "preset": preset, "claims": claims}
+
+
+def measured(assignment: Mapping[str, Any], seed: int, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """A row of what was found without training, in the form that ``by_seed`` and the figures read."""
+    return {"assignment": dict(assignment), "seed": seed, "status": "done", "metrics": dict(metrics)}
 
 
 def by_seed(
@@ -225,6 +242,28 @@ def paired(
     rows = list(rows)
     a, b = (by_seed(rows, metric, where, diverged) for where in (where_a, where_b))
     return contrast([a], [b])
+
+
+def _exact(claim: Claim, deviations: Sequence[float]) -> Verdict:
+    """Every case must hold; a deviation that is not a number does not."""
+    worst = max(deviations, key=lambda value: math.inf if math.isnan(value) else abs(value), default=math.nan)
+    holds = bool(deviations) and abs(worst) <= claim.margin
+    outcome: Outcome = "inconclusive" if not deviations else "reproduced" if holds else "refuted"
+    return Verdict(
+        id=claim.id,
+        statement=claim.statement,
+        source=claim.source,
+        rule=claim.rule,
+        unit=claim.unit,
+        verdict=outcome,
+        effect=worst,
+        interval=(math.nan, math.nan),
+        n=len(deviations),
+        p=math.nan,
+        p_adjusted=math.nan,
+        seeds_to_decide=None,
+        note=f"the largest deviation in {len(deviations)} cases" if deviations else "no case was computed",
+    )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnjax import stats
-from cnnjax.claims import Claim, by_seed, contrast, judge, paired, to_json
+from cnnjax.claims import Claim, by_seed, contrast, judge, measured, paired, to_json
 from cnnjax.typing import UsageError
 
 reproducible = settings(deadline=None, max_examples=60, derandomize=True)
@@ -345,3 +345,36 @@ def test_unknown_names_are_named_with_the_nearest():
 def test_a_finished_run_without_a_finite_metric_is_named():
     with pytest.raises(UsageError, match=r"'depth': 20.* of seed 3 has error = inf"):
         by_seed([row(3, 20, math.inf)], "error", {"depth": 20})
+
+
+# Exact claims
+
+
+@pytest.mark.parametrize(
+    ("deviations", "expected", "worst"),
+    [
+        ([0.0, 1e-7, -9e-6], "reproduced", -9e-6),
+        ([0.0, 2e-5], "refuted", 2e-5),
+        ([0.0, math.nan], "refuted", math.nan),
+        ([], "inconclusive", math.nan),
+    ],
+)
+def test_an_exact_claim_holds_in_every_case_or_fails(deviations, expected, worst):
+    found = verdict_of("exact", 1e-5, deviations)
+    assert (found.verdict, found.n) == (expected, len(deviations))
+    assert found.effect == worst or math.isnan(found.effect) and math.isnan(worst)
+    assert all(map(math.isnan, found.interval))
+    assert "at most 1e-05" in found.rule
+
+
+def test_exact_claims_are_no_part_of_the_correction():
+    sample = [0.30, 0.33, 0.37]
+    alone = judge([claim()], {"deeper-plain": sample})
+    beside = judge([claim("exact", 1e-6, "identity"), claim()], {"deeper-plain": sample, "identity": [0.0]})
+    assert [found.id for found in beside] == ["identity", "deeper-plain"]
+    assert beside[1] == alone[0]
+
+
+def test_measured_rows_are_read_as_runs_are():
+    rows = [measured({"depth": depth}, seed, {"norm": depth + seed}) for depth in (8, 20) for seed in (0, 1)]
+    assert by_seed(rows, "norm", {"depth": 20}) == {0: 20.0, 1: 21.0}

@@ -45,3 +45,20 @@ def test_sum_of_squares_skips_what_is_masked():
     tree = {"a": jnp.array([1.0, -2.0]), "b": {"c": jnp.array([[3.0]]), "d": None}}
     assert losses.sum_of_squares(tree) == 14
     assert losses.sum_of_squares({"a": None}) == 0
+
+
+def test_binary_cross_entropy_is_a_yes_or_no_for_each_class():
+    """softplus(0) = ln 2 for each class at logit 0; the labelled one counts -log sigmoid(z)."""
+    loss = losses.binary_cross_entropy(jnp.array([[0.0, 0.0, 0.0], [2.0, -1.0, 0.0]]), jnp.array([0, 0]))
+    expected = [3 * np.log(2), np.log1p(np.exp(-2)) + np.log1p(np.exp(-1)) + np.log(2)]
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+def test_smoothed_binary_targets():
+    """Smoothing 0.3 over 3 classes: 0.8 for the labelled class and 0.1 for the others."""
+    z = np.array([1.5, -0.5, 0.25])
+    targets = np.array([0.8, 0.1, 0.1])
+    sigmoid = 1 / (1 + np.exp(-z))
+    expected = -(targets * np.log(sigmoid) + (1 - targets) * np.log(1 - sigmoid)).sum()
+    found = losses.binary_cross_entropy(jnp.array([z], jnp.float32), jnp.array([0]), 0.3)
+    np.testing.assert_allclose(found, [expected], rtol=1e-5)

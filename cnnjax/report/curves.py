@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # An assignment's key, or a function of the assignment.
 Facet = str | Callable[[Mapping[str, Any]], Any]
+Selection = Callable[[Mapping[str, Any]], bool]
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class Curves:
       panels: what separates the panels, which share their y axis; one panel if None.
       hue: what the colour and the marker stand for; the condition if None. A number is ordered
         from dark to light.
+      only: which assignments are drawn; all if None.
     """
 
     metric: str = "train_error"
     title: str | None = None
     panels: Facet | None = None
     hue: Facet | None = None
+    only: Selection | None = None
 
 
 @dataclass(frozen=True)

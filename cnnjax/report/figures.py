@@ -1,15 +1,16 @@
 """Rows to figures: what happened during training, where it ended, and how it answers a swept number.
 
 An experiment lists specs (``FIGURES = [Curves("train_error"), Finals(("test_error",))]``) and
-``draw`` turns each into a matplotlib figure. Every mean is over the runs that are done and carries
+``draw`` turns each into a matplotlib figure; a ``Drawing`` brings its own function. Every mean is over the runs that are done and carries
 its 95 % interval; a run that diverged is drawn apart and counted in the note below the figure. The
 bytes of a saved figure depend on the rows and the version of matplotlib alone.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cnnjax.report import curves, finals, style
 from cnnjax.report.curves import Curves
@@ -20,14 +21,41 @@ from cnnjax.typing import UsageError
 if TYPE_CHECKING:
     import matplotlib.figure
 
-__all__ = ["Curves", "FigureSpec", "Finals", "Response", "draw", "explanation", "note", "save", "title"]
+__all__ = [
+    "Curves", "Drawing", "FigureSpec", "Finals", "Response", "draw", "explanation", "name", "note", "save", "title",
+]  # fmt: skip
 
-FigureSpec = Curves | Finals | Response
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that only one experiment has, drawn by a function of its own.
+
+    Attributes:
+      name: part of the file's name: lower case, no spaces.
+      title: the figure's title.
+      draw: called with (figure, rows of the runs, measured rows); draws on the empty figure.
+      explanation: how to read it, in a sentence or two.
+      note: the line below it; says over how many seeds the means are by default.
+    """
+
+    name: str
+    title: str
+    draw: Callable[["matplotlib.figure.Figure", Sequence[Row], Sequence[Row]], None]
+    explanation: str
+    note: str | None = None
+
+
+FigureSpec = Curves | Finals | Response | Drawing
 PNG_DPI = 200  # 1,800 px wide: for dense screens and print
 
 
-def draw(spec: FigureSpec, rows: Sequence[Row]) -> "matplotlib.figure.Figure":
+def draw(spec: FigureSpec, rows: Sequence[Row], measured: Sequence[Row] = ()) -> "matplotlib.figure.Figure":
     """Draws one figure of these rows, without pyplot and whatever the user's matplotlibrc says.
+
+    Args:
+      spec: what to draw.
+      rows: of the runs.
+      measured: what was found without training; only a ``Drawing`` reads it.
 
     Raises:
       UsageError: there are no rows, the metric is in no history, or ``Response.x`` is not a
@@ -37,6 +65,7 @@ def draw(spec: FigureSpec, rows: Sequence[Row]) -> "matplotlib.figure.Figure":
 
     if not rows:
         raise UsageError(f"There is no finished run to draw {title(spec)!r} of. Run the experiment first.")
+    rows = _selected(spec, rows)
     found = conditions(rows)
     with style.settings():
         figure = Figure(layout="constrained")
@@ -48,8 +77,22 @@ def draw(spec: FigureSpec, rows: Sequence[Row]) -> "matplotlib.figure.Figure":
                 finals.draw_finals(figure, spec, found)
             case Response():
                 finals.draw_response(figure, spec, found)
+            case Drawing():
+                spec.draw(figure, rows, measured)
         style.foot(figure, note(spec, rows))
     return figure
+
+
+def name(spec: FigureSpec) -> str:
+    """What the figure's file is called, after its number."""
+    return spec.name if isinstance(spec, Drawing) else type(spec).__name__.lower()
+
+
+def _selected(spec: FigureSpec, rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows that the figure is of."""
+    if isinstance(spec, Drawing) or spec.only is None:
+        return rows
+    return [row for row in rows if spec.only(row["assignment"])]
 
 
 def save(figure: "matplotlib.figure.Figure", stem: str | Path) -> tuple[Path, Path]:
@@ -79,6 +122,9 @@ def title(spec: FigureSpec) -> str:
 
 def note(spec: FigureSpec, rows: Sequence[Row]) -> str:
     """The line below the figure: what is averaged, and how many runs are not."""
+    if isinstance(spec, Drawing) and spec.note is not None:
+        return spec.note
+    rows = _selected(spec, rows)
     seeds = sorted({len(condition.with_status("done")) for condition in conditions(rows)})
     if seeds[-1] == 0:
         text = "No run is done"
@@ -89,7 +135,7 @@ def note(spec: FigureSpec, rows: Sequence[Row]) -> str:
     diverged = sum(row["status"] == "diverged" for row in rows)
     failed = sum(row["status"] == "failed" for row in rows)
     if diverged:
-        drawn = {Curves: " (dotted, up to the ×)", Response: " (× at the top)", Finals: ""}[type(spec)]
+        drawn = {Curves: " (dotted, up to the ×)", Response: " (× at the top)"}.get(type(spec), "")
         text += f"; {diverged} of {len(rows)} runs diverged{drawn}"
     if failed:
         text += f"; {failed} of {len(rows)} runs failed"
@@ -99,6 +145,8 @@ def note(spec: FigureSpec, rows: Sequence[Row]) -> str:
 def explanation(spec: FigureSpec) -> str:
     """How to read the figure, for someone who sees one of its kind for the first time."""
     match spec:
+        case Drawing():
+            return spec.explanation
         case Curves():
             return (
                 f"Each line is the {words(spec.metric)} of one condition as training proceeds, averaged over "

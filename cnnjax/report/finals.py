@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnjax.report import style
+from cnnjax.report.curves import Selection
 from cnnjax.report.table import Condition, check_finals, heading, label, subject, value_text, without, words
 from cnnjax.typing import UsageError
 
@@ -18,15 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finals:
-    """The final metrics of each condition: mean, 95 % interval, and every seed as a faint dot."""
+    """The final metrics of each condition that ``only`` lets through: mean, 95 % interval, every seed as a faint dot."""
 
     metrics: tuple[str, ...] = ("train_error", "test_error")
     title: str | None = None
+    only: Selection | None = None
 
 
 @dataclass(frozen=True)
 class Response:
-    """Final metrics against a swept number ``x``; other swept values make further panels.
+    """Final metrics against a swept number ``x``; other swept values make further panels, as far as ``only`` lets them.
 
     The axis is logarithmic. Zero means "off" and has no logarithm: it stands at the left, behind a
     break in the axis.
@@ -35,6 +37,7 @@ class Response:
     x: str
     metrics: tuple[str, ...] = ("train_error", "valid_error")
     title: str | None = None
+    only: Selection | None = None
 
 
 def draw_finals(figure: "matplotlib.figure.Figure", spec: Finals, found: Sequence[Condition]) -> None:

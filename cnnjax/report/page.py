@@ -86,8 +86,11 @@ def write(
     figures: Sequence[drawing.FigureSpec],
     manifest: Mapping[str, Any],
     metrics: Sequence[str],
+    measured: Sequence[Row] = (),
 ) -> Path:
-    """Writes ``report.html``, ``results.csv`` and ``figures/<number>_<kind>.png`` and ``.svg``.
+    """Writes ``report.html``, ``results.csv`` and ``figures/<number>_<name>.png`` and ``.svg``.
+
+    Where something was measured without training, ``measured.csv`` holds it.
 
     Args:
       directory: made if missing.
@@ -101,6 +104,7 @@ def write(
       manifest: how the runs were made; ``command``, ``versions`` (name to version) and ``data``
         (the fingerprint) are shown where they exist, and all of it as JSON.
       metrics: the columns of the table.
+      measured: rows of ``claims.measured``.
 
     Returns:
       The path of ``report.html``.
@@ -114,12 +118,15 @@ def write(
     directory = Path(directory)
     (directory / "figures").mkdir(parents=True, exist_ok=True)
     write_results_csv(directory / "results.csv", rows)
+    if measured:
+        write_results_csv(directory / "measured.csv", measured)
     parts = [
         f"<header>\n<p class='soft'>{escape(experiment)}</p>\n<h1>{escape(title)}</h1>\n",
         f"{_prose(introduction)}</header>\n",
         _section("Verdicts", _verdicts(verdicts)),
-        _section("Figures", _figures(directory / "figures", figures, rows)) if figures else "",
+        _section("Figures", _figures(directory / "figures", figures, rows, measured)) if figures else "",
         _section("Results at the last step", _results(rows, metrics) + _undone(rows)),
+        _section("Measured without training", _measured(measured)) if measured else "",
         _section("How this was run", _run(rows, manifest)),
     ]
     page = f"""<!DOCTYPE html>
@@ -190,10 +197,11 @@ def _verdicts(verdicts: Sequence[Any]) -> str:
 
 def _card(verdict: Any) -> str:
     sign, _ = VERDICT_STYLES[verdict.verdict]
-    tested = not math.isnan(verdict.p_adjusted)
+    tested, exact = not math.isnan(verdict.p_adjusted), verdict.rule.startswith("exact")
     facts = {
-        "effect [95 % interval]": escape(effect_text(verdict)),
-        "seeds": escape(seeds_text(verdict)),
+        "effect [95 % interval]": "" if exact else escape(effect_text(verdict)),
+        "largest deviation": escape(effect_text(verdict)) if exact else "",
+        "cases" if exact else "seeds": escape(seeds_text(verdict)),
         "p of the claim, Holm-adjusted": f"{verdict.p_adjusted:.2g}" if tested else "",
         "note": escape(verdict.note),
     }
@@ -209,11 +217,11 @@ def _card(verdict: Any) -> str:
 # --------------------------------------------------------------------------------------- Figures
 
 
-def _figures(directory: Path, specs: Sequence[drawing.FigureSpec], rows: Sequence[Row]) -> str:
+def _figures(directory: Path, specs: Sequence[drawing.FigureSpec], rows: Sequence[Row], measured: Sequence[Row]) -> str:
     blocks = []
     for number, spec in enumerate(specs, 1):
-        stem = directory / f"{number}_{type(spec).__name__.lower()}"
-        _, svg = drawing.save(drawing.draw(spec, rows), stem)
+        stem = directory / f"{number}_{drawing.name(spec)}"
+        _, svg = drawing.save(drawing.draw(spec, rows, measured), stem)
         # In an <img>, the ids inside one SVG cannot clash with those of another.
         data = base64.b64encode(svg.read_bytes()).decode()
         name, note = drawing.title(spec), drawing.note(spec, rows)
@@ -234,6 +242,24 @@ def _results(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     ]
     header = [subject(conditions(rows)), *map(heading, metrics), "runs"]
     return _table(header, lines, range(1, 1 + len(metrics)), f"{CELL_MEANING} Every run is in results.csv.")
+
+
+def _measured(rows: Sequence[Row]) -> str:
+    """A folded table for each kind of row: those that name the same things and have the same metrics."""
+    kinds: dict[tuple[tuple[str, ...], ...], list[Row]] = {}
+    for row in rows:
+        kinds.setdefault((tuple(row["assignment"]), tuple(row["metrics"])), []).append(row)
+    blocks = []
+    for (_, metrics), members in kinds.items():
+        lines = [
+            [record.label, *(cell(metric, record.metrics[metric]) for metric in metrics)]
+            for record in summary_table(members, metrics)
+        ]
+        header = [subject(conditions(members)), *map(heading, metrics)]
+        table = _table(header, lines, range(1, len(header)), "Cells: mean ± half-width of its 95 % interval (number).")
+        summary = f"{', '.join(map(heading, metrics))} against {subject(conditions(members))}"
+        blocks.append(f"<details><summary>{escape(summary)}</summary>\n{table}</details>\n")
+    return "".join(blocks) + "<p class='soft'>Every number is in measured.csv.</p>\n"
 
 
 def _undone(rows: Sequence[Row]) -> str:

@@ -277,7 +277,7 @@ def write_results_csv(path: str | Path, rows: Iterable[Row]) -> None:
 
 def _position(row: Row, swept: Sequence[str]) -> list[tuple[bool, float, str]]:
     """A key that sorts numbers as numbers, before everything else."""
-    values = [*(row["assignment"].get(key) for key in swept), row["seed"], row["run_id"]]
+    values = [*(row["assignment"].get(key) for key in swept), row["seed"], row.get("run_id", "")]
     return [
         (False, float(value), "") if isinstance(value, int | float) else (True, 0.0, _csv_text(value))
         for value in values

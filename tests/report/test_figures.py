@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import re
 import subprocess
@@ -5,12 +6,13 @@ import sys
 
 import numpy as np
 import pytest
+import matplotlib.text
 from matplotlib.collections import PolyCollection
 from PIL import Image
 
 from cnnjax import stats
 from cnnjax.report import figures, style
-from cnnjax.report.figures import Curves, Finals, Response
+from cnnjax.report.figures import Curves, Drawing, Finals, Response
 from cnnjax.typing import UsageError
 
 
@@ -249,3 +251,29 @@ def test_saving_twice_gives_the_same_bytes_without_a_date(decay_rows, tmp_path):
 def test_importing_the_report_imports_no_slow_library():
     slow = "{'matplotlib', 'rich', 'scipy', 'sklearn'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", f"import sys, cnnjax.report.page; assert not {slow}"], check=True)
+
+
+def test_a_drawing_brings_its_own_function(decay_rows, tmp_path):
+    seen = []
+
+    def draw(figure, rows, measured):
+        seen.append((list(rows), list(measured)))
+        figure.subplots().plot([0, 1], [1, 0])
+
+    spec = Drawing("own_line", "A line of its own", draw, "It falls.", note="Not a mean.")
+    figure = figures.draw(spec, decay_rows, [{"assignment": {}, "metrics": {"x": 1.0}}])
+    assert seen == [(decay_rows, [{"assignment": {}, "metrics": {"x": 1.0}}])]
+    assert (figures.title(spec), figures.explanation(spec), figures.name(spec)) == (
+        "A line of its own", "It falls.", "own_line"
+    )  # fmt: skip
+    assert figures.note(spec, decay_rows) == "Not a mean."
+    assert "seeds" in figures.note(dataclasses.replace(spec, note=None), decay_rows)
+    assert {path.suffix for path in figures.save(figure, tmp_path / "1_own_line")} == {".png", ".svg"}
+
+
+@pytest.mark.parametrize("kind", [Curves, Finals])
+def test_only_some_conditions_are_drawn(depth_rows, kind):
+    spec = kind(only=lambda assignment: assignment["model"].startswith("plain"))
+    text = " ".join(t.get_text() for t in figures.draw(spec, depth_rows).findobj(matplotlib.text.Text))
+    assert "plain44" in text
+    assert "res44" not in text

@@ -213,3 +213,22 @@ def test_no_rows_are_refused(arguments, tmp_path):
     with pytest.raises(UsageError, match="'degradation' has no finished run"):
         page.write(tmp_path / "none", **arguments | {"rows": []})
     assert not (tmp_path / "none").exists()
+
+
+def test_what_was_measured_without_training_has_its_tables_and_its_file(arguments, tmp_path):
+    rows = [claims.measured({"depth": depth}, seed, {"norm": depth / 8}) for depth in (8, 20) for seed in (0, 1)]
+    rows += [claims.measured({"kind": "relu <b>"}, 0, {"share": 1.0})]
+    text = page.write(tmp_path, **arguments, measured=rows).read_text()
+    found = Page(text)
+    for part in ("Measured without training", "norm against depth", "2.500 ± 0.000 (2)", "relu <b>"):
+        assert part in found.text
+    with (tmp_path / "measured.csv").open() as file:
+        assert [(line["depth"], line["norm"]) for line in csv.DictReader(file)][:2] == [("8", "1.0"), ("8", "1.0")]
+
+
+def test_an_exact_verdict_shows_its_deviation_and_no_interval(arguments, tmp_path):
+    exact = claims.Claim("identity", "The block is the identity.", "S4:446", "exact", 1e-6, unit="largest difference")
+    verdicts = claims.judge([exact], {"identity": [0.0, 1e-7]})
+    text = Page(page.write(tmp_path, **{**arguments, "verdicts": verdicts}).read_text()).text
+    assert "largest deviation +1.00e-07 largest difference cases 2" in text
+    assert "effect [95 % interval]" not in text
