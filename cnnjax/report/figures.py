@@ -1,16 +1,17 @@
 """Rows to figures: what happened during training, where it ended, and how it answers a swept number.
 
 An experiment lists specs (``FIGURES = [Curves("train_error"), Finals(("test_error",))]``) and
-``draw`` turns each into a matplotlib figure; a ``Drawing`` brings its own function. Every mean is over the runs that are done and carries
-its 95 % interval; a run that diverged is drawn apart and counted in the note below the figure. The
-bytes of a saved figure depend on the rows and the version of matplotlib alone.
+``draw`` turns each into a matplotlib figure; a ``Drawing`` brings its own function. Every mean is over
+the runs that are done and carries its 95 % interval; a run that diverged is drawn apart and counted in
+the note below the figure. The bytes of a saved figure depend on the rows and the version of matplotlib
+alone.
 """
 
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cnnjax.report import curves, finals, style
 from cnnjax.report.curves import Curves

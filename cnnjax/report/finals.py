@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finals:
-    """The final metrics of each condition that ``only`` lets through: mean, 95 % interval, every seed as a faint dot."""
+    """Final metrics of each condition that ``only`` lets through: mean, 95 % interval, each seed a faint dot."""
 
     metrics: tuple[str, ...] = ("train_error", "test_error")
     title: str | None = None

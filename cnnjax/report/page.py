@@ -129,23 +129,33 @@ def write(
         _section("Measured without training", _measured(measured)) if measured else "",
         _section("How this was run", _run(rows, manifest)),
     ]
-    page = f"""<!DOCTYPE html>
+    path = directory / "report.html"
+    write_atomically(path, document(f"{experiment}: {title}", "".join(parts)).encode())
+    return path
+
+
+def document(title: str, body: str, css: str = "") -> str:
+    """A whole page that stands alone.
+
+    Args:
+      title: plain text.
+      body: HTML.
+      css: what the page needs beside ``CSS``.
+    """
+    return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(experiment)}: {escape(title)}</title>
-<style>{CSS}</style>
+<title>{escape(title)}</title>
+<style>{CSS}{css}</style>
 </head>
 <body>
 <main>
-{"".join(parts)}</main>
+{body}</main>
 </body>
 </html>
 """
-    path = directory / "report.html"
-    write_atomically(path, page.encode())
-    return path
 
 
 def _section(name: str, content: str) -> str:
@@ -161,7 +171,7 @@ def _prose(text: str) -> str:
     )
 
 
-def _list(entries: Mapping[str, str]) -> str:
+def definitions(entries: Mapping[str, str]) -> str:
     """A description list of names and HTML; empty entries are left out."""
     items = (f"<dt>{escape(name)}</dt><dd>{content}</dd>\n" for name, content in entries.items() if content)
     return f"<dl>\n{''.join(items)}</dl>\n"
@@ -208,7 +218,7 @@ def _card(verdict: Any) -> str:
     return (
         f"<article class='card {escape(verdict.verdict)}' id='{escape(verdict.id)}'>\n"
         f"<p class='badge'>{sign} {escape(verdict.verdict).capitalize()}</p>\n"
-        f"<h3>{escape(verdict.statement)}</h3>\n{_list(facts)}"
+        f"<h3>{escape(verdict.statement)}</h3>\n{definitions(facts)}"
         f"<details><summary>Rule and source</summary><p>Rule: {escape(verdict.rule)}.</p>"
         f"<p>Lecture: {escape(verdict.source)}</p></details>\n</article>\n"
     )
@@ -292,17 +302,17 @@ def _run(rows: Sequence[Row], manifest: Mapping[str, Any]) -> str:
         "runs": f"{len(rows)} ({ended})",
         "compiled": f"{programs} for {_count(rows, 'run')}; runs of one program differ only in numbers "
         "(seed, rates, strengths) that are its inputs",
-        "time": f"{_compile_seconds(rows):,.1f} s compiling, {running:,.1f} s running, summed over runs",
+        "time": f"{compile_seconds(rows):,.1f} s compiling, {running:,.1f} s running, summed over runs",
         "speed": f"{statistics.median(speeds):,.0f} images/s, median over runs" if speeds else "",
         "versions": escape(versions),
         "data": f"<code>{escape(str(manifest['data']))}</code>" if "data" in manifest else "",
     }
     folded = escape(json.dumps(manifest, indent=2, sort_keys=True))
-    return f"{_list(facts)}{_signatures(rows)}<details><summary>Manifest</summary><pre>{folded}</pre></details>\n"
+    return f"{definitions(facts)}{_signatures(rows)}<details><summary>Manifest</summary><pre>{folded}</pre></details>\n"
 
 
-def _compile_seconds(rows: Sequence[Row]) -> float:
-    """Each worker compiles a program once, whichever of its runs carry the time."""
+def compile_seconds(rows: Sequence[Row]) -> float:
+    """Compiling time of all runs: each worker compiles a program once, whichever of its runs carry the time."""
     seconds: dict[tuple[Any, Any], float] = {}
     for row in rows:
         key = (row["program"], row["worker"])

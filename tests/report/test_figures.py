@@ -4,9 +4,9 @@ import re
 import subprocess
 import sys
 
+import matplotlib.text
 import numpy as np
 import pytest
-import matplotlib.text
 from matplotlib.collections import PolyCollection
 from PIL import Image
 
