@@ -6,11 +6,18 @@ Adding a source is one module with ``describe`` and ``load``, and one line in ``
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cnnjax.data import digits, folder, shapes, tfds
-from cnnjax.data.dataset import DataConfig, Dataset, Info, Progress
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from cnnjax.data import digits, encoded, folder, shapes, tfds
+from cnnjax.data.dataset import DataConfig, Dataset, Info, Progress, assemble
+from cnnjax.rng import permutation
 from cnnjax.typing import UsageError, unknown
 
 __all__ = ["SOURCES", "DataConfig", "Dataset", "Info", "Progress", "describe", "load"]
+
+
+PIXEL_ORDER = 1  # the number that the permutation of pixels is drawn from, whatever the run's seed
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,31 @@ def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
     Raises:
       UsageError: as ``describe``, or images cannot be read.
     """
-    return _source(config).load(config, progress)
+    dataset = _source(config).load(config, progress)
+    return _permuted(dataset) if config.permute_pixels else dataset
+
+
+def _permuted(dataset: Dataset) -> Dataset:
+    """The dataset with the positions of its pixels permuted, the same for all images.
+
+    Each channel keeps its values, so mean and standard deviation stay. Images that were mapped from
+    disk, for they may not fit into memory, are mapped again.
+    """
+    height, width, channels = dataset.info.image_shape
+    order = permutation(PIXEL_ORDER, "generate", 0, height * width)
+
+    def fill(images: UInt8[np.ndarray, "n h w c"], labels: Int32[np.ndarray, " n"]) -> str:
+        for start in range(0, len(images), 1024):
+            part = dataset.images[start : start + 1024]
+            images[start : start + 1024] = part.reshape(len(part), -1, channels)[:, order].reshape(part.shape)
+        labels[:] = dataset.labels
+        return assemble(dataset.info, images, labels).fingerprint
+
+    if isinstance(dataset.images, np.memmap):
+        return encoded.kept(f"{dataset.fingerprint}-permuted", dataset.info, fill)
+    images, labels = np.empty_like(dataset.images), np.empty_like(dataset.labels)
+    fill(images, labels)
+    return assemble(dataset.info, images, labels)
 
 
 def _source(config: DataConfig) -> Source:

@@ -72,14 +72,22 @@ def load(encoded: Encoded, config: DataConfig, progress: Progress | None = None)
       UsageError: as ``describe``, or images cannot be read or do not fit together.
     """
     info = describe(encoded, config)
-    key = _key(encoded, config, info)
-    if dataset := _cached(key, info):
-        return dataset
 
     def fill(images: UInt8[np.ndarray, "n h w c"], labels: Int32[np.ndarray, " n"]) -> str:
         _decode_all(encoded, config, images, labels, progress)
         return assemble(info, images, labels).fingerprint
 
+    return kept(_key(encoded, config, info), info, fill)
+
+
+def kept(key: str, info: Info, fill: Callable[[UInt8[np.ndarray, "n h w c"], Int32[np.ndarray, " n"]], str]) -> Dataset:
+    """The dataset mapped from the cache's entry ``key``, which is made by ``fill`` where it is missing or damaged.
+
+    Raises:
+      UsageError: as ``cache.write``, or whatever ``fill`` raises.
+    """
+    if dataset := _cached(key, info):
+        return dataset
     cache.write(key, _shape(info), fill)
     if dataset := _cached(key, info):
         return dataset

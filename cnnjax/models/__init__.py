@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax import tree
-from cnnjax.models import lenet, mlp, resnet, vgg
+from cnnjax.models import choices, connectivity, lenet, mlp, resnet, vgg
 from cnnjax.typing import UsageError, unknown
 
 
@@ -34,6 +34,10 @@ MODELS: dict[str, Entry] = {
     "mlp": Entry(mlp.MLP, (32, 32, 3)),
     "lenet5": Entry(lenet.LeNet5, (32, 32, 1)),
     "lenet5_classic": Entry(lenet.LeNet5Classic, (32, 32, 1)),
+    **{
+        f"connectivity_{sharing}": Entry(partial(connectivity.ConnectivityNet, sharing=sharing), (16, 16, 1))
+        for sharing in choices.CHOICES["sharing"]
+    },
     "vgg_small": Entry(vgg.VGG, (32, 32, 3)),
     **{f"plain{depth}_cifar": _cifar(depth, "none") for depth in resnet.DEPTHS},
     **{f"resnet{depth}_cifar": _cifar(depth, "A") for depth in resnet.DEPTHS},

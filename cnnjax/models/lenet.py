@@ -1,5 +1,6 @@
 """LeNet-5 (LeCun, Bottou, Bengio and Haffner 1998; S4:368-374): as it is built today, and as printed."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cnnjax.nn import Conv, Dropout
+from cnnjax.models import choices
+from cnnjax.nn import Conv, Dropout, activation, initializer, norm_layer
 from cnnjax.ops.conv import conv
 from cnnjax.ops.pool import average_pool
 from cnnjax.typing import Images, Logits, UsageError
@@ -45,18 +47,25 @@ class LeNet5(nn.Module):
     Attributes:
       num_classes: length of the logits.
       padding: of the convolutions; "VALID" as in the paper needs images of at least 16x16, "SAME" 4x4.
-      activation: a function of arrays; tanh, as the lectures have it.
+      activation, kernel_init: see ``models.choices``; tanh, as the lectures have it.
+      norm: of each convolution before its activation, in place of its bias. "group" has eight groups,
+        or as many of them as divide the maps.
+      dropout_at: "dense", or "all": also after both poolings.
       dtype: type of the arithmetic.
     """
 
     num_classes: int = 10
     padding: str = "VALID"
-    activation: Any = nn.tanh
+    activation: str = "tanh"
+    kernel_init: str = "xavier"
+    norm: str = "none"
+    dropout_at: str = "dense"
     dtype: Any = jnp.float32
 
     def __post_init__(self):
         if self.padding not in ("SAME", "VALID"):
             raise UsageError(f"padding must be SAME or VALID, not {self.padding!r}.")
+        choices.check(self)
         super().__post_init__()
 
     @property
@@ -69,19 +78,28 @@ class LeNet5(nn.Module):
         self, images: Images, train: bool = False, dropout_rate: float | Float[Array, ""] = 0.0
     ) -> tuple[Logits, dict[str, Any]]:
         """Images (N, H, W, C) to logits (N, num_classes); dropout after the two dense layers."""
-        xavier = nn.initializers.xavier_uniform()
-        layer = partial(Conv, kernel_size=(5, 5), padding=self.padding, kernel_init=xavier, dtype=self.dtype)
-        dense = partial(nn.Dense, kernel_init=xavier, dtype=self.dtype)
+        init, act = initializer(self.kernel_init), activation(self.activation)
+        dense = partial(nn.Dense, kernel_init=init, dtype=self.dtype)
         endpoints = {}
-        endpoints["conv1"] = self.activation(layer(6, name="conv1")(images))
-        endpoints["pool1"] = average_pool(endpoints["conv1"])
-        endpoints["conv2"] = self.activation(layer(16, name="conv2")(endpoints["pool1"]))
-        endpoints["pool2"] = average_pool(endpoints["conv2"])
-        x = endpoints["pool2"].reshape(images.shape[0], -1)
+        x = images
+        for index, maps in ((1, 6), (2, 16)):
+            x = endpoints[f"conv{index}"] = act(self._conv(index, x, maps, train))
+            x = endpoints[f"pool{index}"] = average_pool(x)
+            if self.dropout_at == "all":
+                x = Dropout()(x, dropout_rate, train)
+        x = x.reshape(images.shape[0], -1)
         for name, units in (("dense1", 120), ("dense2", 84)):
-            x = endpoints[name] = self.activation(dense(units, name=name)(x))
+            x = endpoints[name] = act(dense(units, name=name)(x))
             x = Dropout()(x, dropout_rate, train)
         return dense(self.num_classes, name="head")(x), endpoints
+
+    def _conv(self, index, x, maps, train):
+        bare, init = self.norm == "none", initializer(self.kernel_init)
+        layer = partial(Conv, padding=self.padding, use_bias=bare, kernel_init=init, dtype=self.dtype)
+        x = layer(maps, (5, 5), name=f"conv{index}")(x)
+        if bare:
+            return x
+        return norm_layer(self.norm, self.dtype, groups=math.gcd(8, maps))(name=f"norm{index}")(x, train)
 
 
 def scaled_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:

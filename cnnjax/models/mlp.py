@@ -1,29 +1,39 @@
 """The fully connected net on flattened pixels: the lectures' baseline (S3:42-56; S1:993-1033)."""
 
+import math
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cnnjax.nn import Dropout
-from cnnjax.nn.conv import he_normal
+from cnnjax.models import choices
+from cnnjax.nn import Dropout, activation, initializer, norm_layer
 from cnnjax.typing import Images, Logits, UsageError
 
 
 class MLP(nn.Module):
-    """Dense layers with ReLU between them; 256 -> 100 -> 26 has 28,326 parameters (S1:1004).
+    """Dense layers with an activation between them; 256 -> 100 -> 26 has 28,326 parameters (S1:1004).
 
     Endpoints: ``hidden1``, ``hidden2``, ... after the activation.
 
     Attributes:
       hidden: units of each hidden layer.
       num_classes: length of the logits.
+      activation, head_activation, kernel_init, dropout_at: see ``models.choices``; all hidden layers are dense.
+      norm: of each hidden layer before its activation, in place of its bias; not "instance". "group" has
+        eight groups, or as many of them as divide the units.
       dtype: type of the arithmetic.
     """
 
     hidden: tuple[int, ...] = (100,)
     num_classes: int = 10
+    activation: str = "relu"
+    head_activation: str = "identity"
+    kernel_init: str = "he"
+    norm: str = "none"
+    dropout_at: str = "dense"
     dtype: Any = jnp.float32
 
     min_size = 1
@@ -31,6 +41,11 @@ class MLP(nn.Module):
     def __post_init__(self):
         if not all(isinstance(units, int) and units >= 1 for units in self.hidden):
             raise UsageError(f"hidden must hold positive whole numbers of units, not {self.hidden}.")
+        choices.check(self)
+        if self.norm == "instance":
+            raise UsageError("norm=instance averages over pixels, which dense layers lack. Use batch, group or layer.")
+        if self.norm == "group" and any(8 % units == 0 for units in self.hidden):
+            raise UsageError(f"norm=group makes groups of single units of hidden={self.hidden}: use more than eight.")
         super().__post_init__()
 
     @nn.compact
@@ -38,10 +53,13 @@ class MLP(nn.Module):
         self, images: Images, train: bool = False, dropout_rate: float | Float[Array, ""] = 0.0
     ) -> tuple[Logits, dict[str, Any]]:
         """Images (N, H, W, C) to logits (N, num_classes); dropout after every hidden layer."""
+        dense = partial(nn.Dense, kernel_init=initializer(self.kernel_init), dtype=self.dtype)
         x = images.reshape(images.shape[0], -1)
         endpoints = {}
         for index, units in enumerate(self.hidden, start=1):
-            x = nn.relu(nn.Dense(units, kernel_init=he_normal, dtype=self.dtype, name=f"dense{index}")(x))
-            endpoints[f"hidden{index}"] = x
+            x = dense(units, use_bias=self.norm == "none", name=f"dense{index}")(x)
+            if self.norm != "none":
+                x = norm_layer(self.norm, self.dtype, groups=math.gcd(8, units))(name=f"norm{index}")(x, train)
+            x = endpoints[f"hidden{index}"] = activation(self.activation)(x)
             x = Dropout()(x, dropout_rate, train)
-        return nn.Dense(self.num_classes, kernel_init=he_normal, dtype=self.dtype, name="head")(x), endpoints
+        return activation(self.head_activation)(dense(self.num_classes, name="head")(x)), endpoints

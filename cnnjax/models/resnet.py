@@ -10,11 +10,12 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cnnjax.nn import Conv, Dropout, norm_layer
-from cnnjax.nn.conv import he_normal
+from cnnjax.models import choices
+from cnnjax.nn import Conv, Dropout, activation, initializer, norm_layer
 from cnnjax.typing import Images, Logits, UsageError
 
 DEPTHS = (8, 14, 20, 32, 44, 56, 110)  # from 20 the paper's; any 6n + 2 can be built
@@ -25,7 +26,8 @@ class Block(nn.Module):
     """Two 3x3 convolutions, each normalised, and a shortcut: relu(x + F(x)) (S3:593-604).
 
     ``shortcut``: "none" leaves the plain net; "A" adds the identity, subsampled and padded with
-    zero channels where the shape changes; "B" projects with a 1x1 convolution there.
+    zero channels where the shape changes; "B" projects with a 1x1 convolution there. Dropout between the
+    two convolutions as in Wide ResNets (Zagoruyko and Komodakis 2016), where its rate is not 0.
     """
 
     features: int
@@ -36,12 +38,17 @@ class Block(nn.Module):
     act: Any
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 o"]:
+    def __call__(
+        self, x: Float[Array, "n h w c"], train: bool, dropout_rate: float | Float[Array, ""] = 0.0
+    ) -> Float[Array, "n h2 w2 o"]:
         """Activations (N, H, W, C) to (N, H / stride, W / stride, features)."""
         y = self.conv(self.features, (3, 3), strides=self.strides, name="conv1")(x)
-        y = self.act(self.norm(name="norm1")(y, train))
+        y = self.norm(name="norm1")(y, train)
+        _sow_response(self, "conv1", y)
+        y = Dropout()(self.act(y), dropout_rate, train)
         y = self.conv(self.features, (3, 3), name="conv2")(y)
         y = self.norm(name="norm2")(y, train)
+        _sow_response(self, "conv2", y)
         if self.shortcut == "none":
             return self.act(y)
         if x.shape != y.shape and self.shortcut == "A":
@@ -59,12 +66,21 @@ class CifarResNet(nn.Module):
 
     Endpoints: ``stem``, ``stage1``, ``stage2``, ``stage3``, ``pooled``, ``logits_map``.
 
+    Variables: ``stem``, ``stage1`` (all its blocks), ``stage2_first``, ``stage2_rest`` (its other blocks),
+    ``stage3_first``, ``stage3_rest``, ``head``. Equal blocks are scanned: their arrays are stacked along
+    a first axis, in order of depth, and ``unstack`` takes them apart.
+
+    Where the collection ``responses`` is mutable, each 3x3 layer stores there the standard deviation of its
+    response, after normalisation and before activation and addition (the paper, figure 7), as
+    ``stem_response`` and, in the blocks, ``conv1_response`` and ``conv2_response``.
+
     Attributes:
       depth: 6n + 2.
       shortcut: "none" (plain), "A" (zero-padded identity) or "B" (projection).
       num_classes: length of the logits.
       width: channels of the first stage; 16 in the paper.
-      norm: one of ``nn.NORMS``.
+      activation, kernel_init, norm: see ``models.choices``.
+      dropout_at: "dense" (before the head), or "all": also between the two convolutions of every block.
       dtype: type of the arithmetic.
     """
 
@@ -72,7 +88,10 @@ class CifarResNet(nn.Module):
     shortcut: str = "A"
     num_classes: int = 10
     width: int = 16
+    activation: str = "relu"
+    kernel_init: str = "he"
     norm: str = "batch"
+    dropout_at: str = "dense"
     dtype: Any = jnp.float32
 
     min_size = 4  # two strides of 2 must leave a pixel for every stage
@@ -84,6 +103,7 @@ class CifarResNet(nn.Module):
             raise UsageError(f"shortcut must be one of {', '.join(SHORTCUTS)}, not {self.shortcut!r}.")
         if self.width < 1:
             raise UsageError(f"width must be at least 1, not {self.width}.")
+        choices.check(self)
         super().__post_init__()
 
     @nn.compact
@@ -91,36 +111,66 @@ class CifarResNet(nn.Module):
         self, images: Images, train: bool = False, dropout_rate: float | Float[Array, ""] = 0.0
     ) -> tuple[Logits, dict[str, Any]]:
         """Images (N, H, W, C) to logits (N, num_classes); dropout before the head."""
-        conv = partial(Conv, use_bias=False, dtype=self.dtype)
+        init, act = initializer(self.kernel_init), activation(self.activation)
+        conv = partial(Conv, use_bias=False, kernel_init=init, dtype=self.dtype)
         norm = norm_layer(self.norm, self.dtype, groups=min(8, self.width))
-        block = partial(Block, shortcut=self.shortcut, conv=conv, norm=norm, act=nn.relu)
+        block = partial(Block, shortcut=self.shortcut, conv=conv, norm=norm, act=act)
+        inner_rate = dropout_rate if self.dropout_at == "all" else 0.0
 
         x = conv(self.width, (3, 3), name="stem")(images)
-        x = nn.relu(norm(name="stem_norm")(x, train))
-        endpoints = {"stem": x}
+        x = norm(name="stem_norm")(x, train)
+        _sow_response(self, "stem", x)
+        endpoints = {"stem": act(x)}
+        x = endpoints["stem"]
         blocks = (self.depth - 2) // 6
-        x = endpoints["stage1"] = _repeat(block(self.width, (1, 1), name="stage1"), blocks, x, train)
+        x = endpoints["stage1"] = _repeat(block(self.width, (1, 1), name="stage1"), blocks, x, train, inner_rate)
         for stage in (2, 3):
             features = self.width * 2 ** (stage - 1)
-            x = block(features, (2, 2), name=f"stage{stage}_first")(x, train)
+            x = block(features, (2, 2), name=f"stage{stage}_first")(x, train, inner_rate)
             if blocks > 1:
-                x = _repeat(block(features, (1, 1), name=f"stage{stage}_rest"), blocks - 1, x, train)
+                rest = block(features, (1, 1), name=f"stage{stage}_rest")
+                x = _repeat(rest, blocks - 1, x, train, inner_rate)
             endpoints[f"stage{stage}"] = x
-        head = nn.Dense(self.num_classes, kernel_init=he_normal, dtype=self.dtype, name="head")
+        head = nn.Dense(self.num_classes, kernel_init=init, dtype=self.dtype, name="head")
         endpoints["pooled"] = x.mean((1, 2))
         endpoints["logits_map"] = head(x)
         return head(Dropout()(endpoints["pooled"], dropout_rate, train)), endpoints
 
+    @staticmethod
+    def unstack(collection: dict[str, Any]) -> dict[str, Any]:
+        """A collection of this network, such as its parameters, with an entry for each block: ``stage2.0``, ...
 
-def _repeat(block, times, x, train):
+        Every leaf of a scanned block must have the axis of blocks first: take lanes apart before.
+        """
+        single: dict[str, Any] = {}
+        for name, value in collection.items():
+            stage, _, part = name.partition("_")
+            if name == "stage1" or part == "rest":
+                before = 1 if part == "rest" else 0
+                for index in range(len(jax.tree_util.tree_leaves(value)[0])):
+                    single[f"{stage}.{before + index}"] = jax.tree_util.tree_map(lambda leaf, i=index: leaf[i], value)
+            else:
+                single[f"{stage}.0" if part == "first" else name] = value
+        return single
+
+
+def _repeat(block, times, x, train, dropout_rate):
     """Apply ``times`` equal blocks, each with parameters of its own, stacked along a first axis.
 
     They are scanned, so that compile time does not grow with depth.
     """
+    drops = not isinstance(dropout_rate, float) or dropout_rate > 0
     scan = nn.scan(
-        lambda block, x, _: (block(x, train), None),
-        variable_axes={"params": 0, "batch_stats": 0},
-        split_rngs={"params": True},
+        lambda block, x, _: (block(x, train, dropout_rate), None),
+        variable_axes={"params": 0, "batch_stats": 0, "responses": 0},
+        split_rngs={"params": True, **({"dropout": True} if drops else {})},
         length=times,
     )
     return scan(block, x, None)[0]
+
+
+def _sow_response(module, layer, response):
+    """Stores the standard deviation of a layer's response, where somebody asks for it."""
+    if module.is_mutable_collection("responses") and not module.is_initializing():
+        deviation = jnp.std(response.astype(jnp.float32))
+        module.sow("responses", f"{layer}_response", deviation, init_fn=lambda: None, reduce_fn=lambda _, new: new)

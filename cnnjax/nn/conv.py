@@ -7,10 +7,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cnnjax.nn.initializers import he_normal
 from cnnjax.ops.conv import Padding, Pair, conv
-
-# He et al. 2015 (arXiv:1502.01852), equation 10, fan-in form: standard deviation sqrt(2 / fan_in).
-he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Conv(nn.Module):

@@ -1,16 +1,18 @@
 """Pooling over windows. Channels are pooled one by one; there is nothing to learn.
 
-Both reduce over shifted strided slices: the gradient of ``maximum`` over slices is about five
+All reduce over shifted strided slices: the gradient of ``maximum`` over slices is about five
 times faster on the CPU than the gradient of ``reduce_window``, and compiles to no scatter.
 Where several entries share a window's maximum, its gradient is split between them.
 """
 
+import math
 from functools import reduce
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cnnjax.ops.conv import Padding, Pair, explicit_padding
+from cnnjax.typing import UsageError
 
 
 def max_pool(
@@ -44,6 +46,34 @@ def average_pool(
     Args and errors as for ``max_pool``.
     """
     return reduce(jnp.add, _slices(images, window, strides or window, padding, 0.0)) / (window[0] * window[1])
+
+
+def blur_pool(images: Float[Array, "n h w c"], window: int = 3, strides: Pair = (2, 2)) -> Float[Array, "n h2 w2 c"]:
+    """A binomial low-pass filter, then subsampling (Zhang 2019; S3:204-206).
+
+    Window 3 is (1, 2, 1) / 4 along rows and columns. What is finer than the new grid is blurred away
+    instead of being aliased, so that the output changes less when the image is shifted. The border is
+    padded with its own pixels, so constant images stay constant.
+
+    Args:
+      images: (N, H, W, C).
+      window: side of the filter, odd; 1 only subsamples.
+      strides: rows, columns.
+
+    Returns:
+      (N, ceil(H / stride), ceil(W / stride), C).
+
+    Raises:
+      UsageError: the window is even or below 1.
+    """
+    if window < 1 or window % 2 == 0:
+        raise UsageError(f"The window of a blur must be odd and at least 1, not {window}.")
+    weights = [math.comb(window - 1, k) / 2 ** (window - 1) for k in range(window)]
+    margin = (window // 2, window // 2)
+    x = jnp.pad(images, ((0, 0), margin, margin, (0, 0)), mode="edge")
+    for size, steps in (((window, 1), (strides[0], 1)), ((1, window), (1, strides[1]))):  # the filter is separable
+        x = sum(weight * part for weight, part in zip(weights, _slices(x, size, steps, "VALID", 0.0), strict=True))
+    return x
 
 
 def _slices(images, window, strides, padding, fill):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cnnjax.data.catalog import SOURCES, DataConfig, describe, load
 from cnnjax.data.dataset import SPLITS, Info, assemble
@@ -140,3 +141,50 @@ def test_config_is_hashable_and_splits_its_name():
     assert DataConfig("tfds:mnist:3.0.1").argument == "mnist:3.0.1"
     assert DataConfig("digits").argument == ""
     assert set(SOURCES) == {"digits", "shapes", "folder", "tfds"}
+
+
+# Permuted pixels
+
+
+def flat(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1, images.shape[-1])
+
+
+def is_one_permutation(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether the positions, each taken as its values over all images and channels, are the same in another order."""
+    positions = [{flat(images)[:, i].tobytes() for i in range(images[0, ..., 0].size)} for images in (before, after)]
+    return positions[0] == positions[1] and not np.array_equal(before, after)
+
+
+def test_permuted_pixels_move_together_in_all_images_and_change_nothing_else():
+    config = DataConfig("shapes", examples=30, image_size=9)
+    plain, permuted = load(config), load(replace(config, permute_pixels=True))
+    assert is_one_permutation(plain.images, permuted.images)
+    assert describe(replace(config, permute_pixels=True)) == plain.info == permuted.info
+    assert permuted.ranges == plain.ranges
+    for field in ("labels", "mean", "std"):
+        np.testing.assert_array_equal(getattr(permuted, field), getattr(plain, field))
+    assert permuted.fingerprint != plain.fingerprint
+    assert permuted.fingerprint == load(replace(config, permute_pixels=True)).fingerprint
+    columns = flat(permuted.images).swapaxes(0, 1)
+    origins = [np.flatnonzero((flat(plain.images) == column[:, None]).all((0, 2)))[0] for column in columns]
+    assert np.mean(np.abs(np.diff(origins)) == 1) < 0.1  # few keep a neighbour
+
+
+def test_mapped_images_are_permuted_on_disk_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("CNNJAX_CACHE", str(tmp_path / "cache"))
+    random = np.random.default_rng(0)
+    for number in range(20):
+        (tmp_path / "images" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / "ab"[number % 2] / f"{number}.png")
+    config = DataConfig(f"folder:{tmp_path / 'images'}")
+    plain, permuted = load(config), load(replace(config, permute_pixels=True))
+    assert isinstance(permuted.images, np.memmap)
+    assert is_one_permutation(plain.images, permuted.images)
+    np.testing.assert_array_equal(permuted.mean, plain.mean)
+    (entry,) = (tmp_path / "cache" / "data").glob("*-permuted")
+    written = (entry / "images.npy").stat().st_mtime_ns
+    assert load(replace(config, permute_pixels=True)).fingerprint == permuted.fingerprint
+    assert (entry / "images.npy").stat().st_mtime_ns == written
+    assert load(config).fingerprint == plain.fingerprint  # the images themselves are as they were

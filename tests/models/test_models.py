@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from cnnjax import models, tree
+from cnnjax.models.choices import POOLS
 from cnnjax.models.lenet import C3_TABLE, DIGIT_CODES, LeNet5Classic, scaled_tanh
 from cnnjax.models.resnet import DEPTHS, Block
-from cnnjax.nn import Conv, norm_layer
+from cnnjax.nn import INITIALIZERS, Conv, norm_layer
+from cnnjax.ops.conv import convolution_matrix, explicit_padding
 from cnnjax.typing import UsageError
 
 # These compile a network to run it once.
@@ -21,6 +23,14 @@ CIFAR_PARAMETERS = {8: 75_290, 14: 172_506, 20: 269_722, 32: 464_154, 44: 658_58
 def small_resnet(depth=8, shortcut="A", norm="batch", **fields):
     name = f"{'plain' if shortcut == 'none' else 'resnet'}{depth}_cifar"
     return models.create(name, width=4, shortcut=shortcut, norm=norm, **fields), (8, 8, 3)
+
+
+def small_vgg(**fields):
+    return models.create("vgg_small", stages=((4, 1), (6, 2)), dense=(8,), **fields), (8, 8, 3)
+
+
+def connectivity(sharing, **fields):
+    return models.create(f"connectivity_{sharing}", features=(3, 4), activation="tanh", **fields), (6, 5, 2)
 
 
 # One of each family, form and norm, all small: the model and its images' shape.
@@ -37,6 +47,20 @@ SMALL = {
     "instance": lambda: small_resnet(norm="instance"),
     "layer": lambda: small_resnet(norm="layer"),
     "none": lambda: small_resnet(norm="none"),
+    "mlp swapped": lambda: (
+        models.create("mlp", hidden=(12, 10), activation="silu", norm="group", head_activation="tanh"),
+        (4, 4, 3),
+    ),
+    "lenet5 swapped": lambda: (
+        models.create("lenet5", padding="SAME", activation="elu", norm="group", dropout_at="all"),
+        (8, 8, 1),
+    ),
+    "vgg blur": lambda: small_vgg(pool="blur", kernel_size=5, activation="gelu", dropout_at="all"),
+    "vgg stride": lambda: small_vgg(pool="stride", activation="leaky_relu", kernel_size=1),
+    "residual swapped": lambda: small_resnet(14, activation="tanh", dropout_at="all"),
+    "connectivity_conv": lambda: connectivity("conv"),
+    "connectivity_local": lambda: connectivity("local"),
+    "connectivity_dense": lambda: connectivity("dense"),
 }
 
 
@@ -77,6 +101,13 @@ def outputs(name, count=2, **fields):
         ("mlp", {}, 32 * 32 * 3 * 100 + 100 + 100 * 10 + 10),
         ("vgg_small", {}, 550_570),
         *((f"{form}{depth}_cifar", {}, CIFAR_PARAMETERS[depth]) for form in ("plain", "resnet") for depth in DEPTHS),
+        ("connectivity_conv", {}, 8 * 10 + 16 * 73 + 10 * 257),
+        ("connectivity_local", {}, 512 * 10 + 256 * 73 + 10 * 257),
+        ("connectivity_dense", {}, 512 * 257 + 256 * 513 + 10 * 257),
+        ("mlp", {"norm": "batch"}, 32 * 32 * 3 * 100 + 2 * 100 + 100 * 10 + 10),
+        ("lenet5", {"norm": "batch"}, 61_706 + 6 + 16),
+        ("vgg_small", {"pool": "stride"}, 550_570),
+        ("vgg_small", {"kernel_size": 1, "pool": "blur"}, 550_570 - 8 * 31_840),
         ("resnet20_cifar", {"shortcut": "B"}, 269_722 + 2_752),
         ("resnet20_cifar", {"norm": "none"}, 269_722 - (16 * 7 + 32 * 6 + 64 * 6)),  # no scales
     ],
@@ -86,9 +117,13 @@ def test_parameter_counts(name, fields, count):
 
 
 def test_every_name_has_a_count():
-    assert set(models.MODELS) == {"mlp", "lenet5", "lenet5_classic", "vgg_small"} | {
-        f"{form}{depth}_cifar" for form in ("plain", "resnet") for depth in CIFAR_PARAMETERS
-    }
+    assert set(models.MODELS) == {
+        "mlp",
+        "lenet5",
+        "lenet5_classic",
+        "vgg_small",
+        *(f"connectivity_{sharing}" for sharing in ("conv", "local", "dense")),
+    } | {f"{form}{depth}_cifar" for form in ("plain", "resnet") for depth in CIFAR_PARAMETERS}
 
 
 def test_the_lectures_fully_connected_net():  # S1:1004
@@ -247,6 +282,188 @@ def test_shortcuts_where_the_shape_changes():
     np.testing.assert_allclose(projected, np.maximum(subsampled @ np.asarray(kernel)[0, 0], 0), rtol=1e-5, atol=1e-5)
 
 
+# Swappable parts
+
+
+def test_shared_fields_have_one_type():
+    kinds = {}
+    for name in models.MODELS:
+        for field, value in models.fields(name).items():
+            assert kinds.setdefault(field, type(value)) is type(value), field
+
+
+@pytest.mark.parametrize("size", [(16, 16), (9, 11)])
+def test_every_pooling_halves_the_sides(size):
+    sides = {}
+    for pool in POOLS:
+        model = models.create("vgg_small", pool=pool)
+        variables = models.parameter_shapes(model, (*size, 1))
+        _, endpoints = jax.eval_shape(model.apply, variables, jnp.zeros((1, *size, 1)))
+        sides[pool] = [endpoints[f"stage{stage}"].shape[1:3] for stage in (1, 2, 3)]
+    halved = [tuple(side >> stage for side in size) for stage in (1, 2, 3)]
+    assert sides["max"] == sides["average"] == sides["blur"] == halved
+    assert sides["stride"] == [tuple(-(-side // 2**stage) for side in size) for stage in (1, 2, 3)]  # rounded up
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp", "lenet5 same", "vgg", "projection", "connectivity_dense", "connectivity_local"]
+)
+def test_all_kernels_are_initialised_as_asked(name, monkeypatch):
+    monkeypatch.setitem(INITIALIZERS, "gaussian", jax.nn.initializers.constant(7.0))
+    model, shape = SMALL[name]()
+    params = jit(model.clone(kernel_init="gaussian").init)(jax.random.key(0), jnp.zeros((1, *shape)))["params"]
+    for path, leaf in zip(tree.names(params), jax.tree.leaves(params), strict=True):
+        assert np.all(leaf == 7) == path.endswith("kernel"), path
+
+
+def test_an_activation_and_a_head_activation_are_applied_where_they_are_named():
+    model, shape = SMALL["mlp"]()
+    variables, x = filled(model, shape), jnp.asarray(images(3, shape))
+    params = variables["params"]
+    expected = x.reshape(3, -1)
+    for layer in ("dense1", "dense2", "head"):
+        expected = expected @ params[layer]["kernel"] + params[layer]["bias"]
+    linear = model.clone(activation="identity")
+    np.testing.assert_allclose(linear.apply(variables, x)[0], expected, rtol=1e-4, atol=1e-5)
+    rectified = linear.clone(head_activation="relu").apply(variables, x)[0]
+    np.testing.assert_allclose(rectified, np.maximum(expected, 0), rtol=1e-4, atol=1e-5)
+    assert np.all(jax.nn.sigmoid(rectified) >= 0.5)  # S1:1270-1278
+
+
+@pytest.mark.parametrize("name", ["lenet5 same", "vgg", "none"])
+def test_dropout_everywhere_acts_on_the_convolutions_too(name):
+    model, shape = SMALL[name]()
+    variables, x = filled(model, shape), jnp.asarray(images(2, shape))
+    last = {"lenet5 same": "conv2", "vgg": "stage2", "none": "stage3"}[name]
+
+    @jit
+    def compute(variables, rate):
+        rngs = {"dropout": jax.random.key(0)}
+        dense, everywhere = (
+            model.clone(dropout_at=place).apply(variables, x, True, rate, rngs=rngs)[1][last]
+            for place in ("dense", "all")
+        )
+        return dense, everywhere, model.apply(variables, x)[1][last]
+
+    dense, everywhere, without = compute(variables, 0.5)
+    np.testing.assert_array_equal(dense, without)
+    assert np.any(everywhere != without)
+    np.testing.assert_array_equal(compute(variables, 0.0)[1], without)
+
+
+def test_scanned_blocks_drop_different_units():
+    model, shape = small_resnet(20, norm="none", dropout_at="all")
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), models.parameter_shapes(model, shape))["params"]
+    params["stage1"]["norm1"]["bias"] += 1.0  # a block's inner units are all 1, and dropout makes them 0 or 2
+
+    @jit
+    def kept(block):
+        """The units that a block of stage 1 keeps: the others add nothing, and this one passes its units on."""
+        stage = {**params["stage1"], "conv2": {"kernel": jnp.zeros((3, 3, 3, 4, 4)).at[block, 1, 1].set(jnp.eye(4))}}
+        rngs = {"dropout": jax.random.key(0)}
+        return model.apply(
+            {"params": {**params, "stage1": stage}}, jnp.asarray(images(1, shape)), True, 0.5, rngs=rngs
+        )[1]["stage1"]
+
+    first, second = np.asarray(kept(0)), np.asarray(kept(1))
+    assert set(np.unique(first)) == set(np.unique(second)) == {0, 2}
+    assert np.mean(first != second) > 0.3  # half, where they are drawn apart
+
+
+# Responses
+
+
+def test_responses_are_stored_only_where_asked():
+    model, shape = small_resnet()
+    assert set(models.parameter_shapes(model, shape)) == {"params", "batch_stats"}
+    x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    variables = models.parameter_shapes(model, shape)
+    stored = jax.eval_shape(lambda v, x: model.apply(v, x, mutable=["responses"])[1]["responses"], variables, x)
+    assert tree.names(stored)[-1] == "stem_response"
+    assert len(jax.tree.leaves(stored)) == 7
+
+
+def test_unstacked_blocks_are_in_order_of_depth():
+    model, shape = small_resnet(32)
+    params = filled(model, shape)["params"]
+    blocks = model.unstack(params)
+    assert set(blocks) == {f"stage{s}.{b}" for s in (1, 2, 3) for b in range(5)} | {"stem", "stem_norm", "head"}
+    kernels = {name: blocks[name]["conv1"]["kernel"] for name in ("stage1.3", "stage2.0", "stage2.3")}
+    np.testing.assert_array_equal(kernels["stage1.3"], params["stage1"]["conv1"]["kernel"][3])
+    np.testing.assert_array_equal(kernels["stage2.0"], params["stage2_first"]["conv1"]["kernel"])
+    np.testing.assert_array_equal(kernels["stage2.3"], params["stage2_rest"]["conv1"]["kernel"][2])
+
+
+# Connectivity
+
+
+def test_tied_local_kernels_and_banded_dense_weights_are_the_convolution():
+    conv, shape = connectivity("conv")
+    variables, x = filled(conv, shape), jnp.asarray(images(2, shape))
+    local, dense = ({"head": variables["params"]["head"]} for _ in range(2))
+    sides = [(6, 5), (3, 3), (2, 2)]
+    for index in (1, 2):
+        layer, before, after = variables["params"][f"layer{index}"], sides[index - 1], sides[index]
+        pads = explicit_padding("SAME", before, (3, 3), (2, 2))
+        matrix = convolution_matrix(jnp.asarray(layer["kernel"]), before, (2, 2), pads)
+        bias = np.broadcast_to(layer["bias"], (*after, layer["bias"].size))
+        dense[f"layer{index}"] = {"kernel": matrix, "bias": bias.reshape(-1)}
+        tied = np.broadcast_to(layer["kernel"], (*after, *layer["kernel"].shape))
+        local[f"layer{index}"] = {"kernel": tied, "bias": bias}
+
+    def outputs(sharing, params):
+        return connectivity(sharing)[0].apply({"params": params}, x)
+
+    @jit
+    def compute(shared, local, dense):
+        return outputs("conv", shared), outputs("local", local), outputs("dense", dense)
+
+    (expected, expected_ends), *others = compute(variables["params"], local, dense)
+    for logits, endpoints in others:
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+        for name, value in endpoints.items():
+            np.testing.assert_allclose(value, expected_ends[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("image_shape", [(16, 16, 1), (7, 9, 3)])
+@pytest.mark.parametrize(("features", "k"), [((8, 16), 3), ((3, 5), 5)])
+def test_connections_cost_what_the_formulas_say(image_shape, features, k):
+    (height, width, channels), (maps1, maps2) = image_shape, features
+    units1 = -(-height // 2) * -(-width // 2) * maps1
+    units2 = -(-height // 4) * -(-width // 4) * maps2
+    expected = {
+        "conv": maps1 * (k * k * channels + 1) + maps2 * (k * k * maps1 + 1),
+        "local": units1 * (k * k * channels + 1) + units2 * (k * k * maps1 + 1),
+        "dense": units1 * (height * width * channels + 1) + units2 * (units1 + 1),
+    }
+    for sharing, count in expected.items():
+        model = models.create(f"connectivity_{sharing}", features=features, kernel_size=k)
+        variables = models.parameter_shapes(model, image_shape)
+        assert tree.count(variables) == count + 10 * (units2 + 1)
+        _, endpoints = jax.eval_shape(model.apply, variables, jnp.zeros((1, *image_shape)))
+        assert [endpoint.size for endpoint in endpoints.values()] == [units1, units2]
+
+
+@pytest.mark.parametrize("name", ["connectivity_local", "vgg blur"])
+def test_networks_side_by_side_have_the_gradients_of_each_alone(name):
+    model, shape = SMALL[name]()
+    ours = filled(model, shape)["params"]
+    members = [ours, jax.tree.map(lambda leaf: leaf * 0.5, ours)]
+    x = jnp.asarray(images(2, shape))
+
+    def gradient(params, x):
+        return jax.grad(lambda p: jnp.square(model.apply({"params": p}, x)[0]).sum())(params)
+
+    lanes = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    inputs = jnp.stack([x, x[::-1]])
+    together = jit(jax.vmap(gradient))(lanes, inputs)
+    alone = jit(lambda members: [gradient(p, y) for p, y in zip(members, (x, x[::-1]), strict=True)])(members)
+    for lane, expected in enumerate(alone):
+        jax.tree.map(
+            lambda a, e, lane=lane: np.testing.assert_allclose(a[lane], e, rtol=1e-3, atol=1e-4), together, expected
+        )
+
+
 # LeNet-5 as printed
 
 
@@ -302,7 +519,11 @@ def test_the_scaled_tanh_fixes_plus_and_minus_one():
     ("name", "fields", "message"),
     [
         ("resnet55_cifar", {}, "Unknown model 'resnet55_cifar'. Did you mean 'resnet56_cifar'"),
-        ("mlp", {"hiden": (3,)}, "Unknown field of model mlp 'hiden'. Did you mean 'hidden'.*Choices: dtype, hidden"),
+        (
+            "mlp",
+            {"hiden": (3,)},
+            "Unknown field of model mlp 'hiden'. Did you mean 'hidden'.*Choices: .*dtype, .*hidden",
+        ),
         ("mlp", {"hidden": 3}, "model.hidden must be of type tuple, not 3"),
         ("mlp", {"hidden": (3, 0)}, r"hidden must hold positive whole numbers of units, not \(3, 0\)"),
         ("mlp", {"hidden": ("3",)}, "hidden must hold positive whole numbers of units, not"),
@@ -313,6 +534,19 @@ def test_the_scaled_tanh_fixes_plus_and_minus_one():
         ("resnet20_cifar", {"depth": 19}, r"depth must be 6n \+ 2 .* not 19"),
         ("resnet20_cifar", {"depth": 2}, r"depth must be 6n \+ 2 .* not 2"),
         ("resnet20_cifar", {"shortcut": "C"}, "shortcut must be one of none, A, B, not 'C'"),
+        ("mlp", {"activation": "rleu"}, "Unknown activation 'rleu'. Did you mean 'relu'"),
+        ("mlp", {"head_activation": "softmax"}, "Unknown head_activation 'softmax'"),
+        ("mlp", {"norm": "instance"}, "norm=instance averages over pixels, which dense layers lack"),
+        ("mlp", {"norm": "group", "hidden": (100, 8)}, r"norm=group makes groups of single units of hidden=\(100, 8\)"),
+        ("lenet5", {"kernel_init": "glorot"}, "Unknown kernel_init 'glorot'.*gaussian, he, xavier"),
+        ("lenet5", {"norm": "bach"}, "Unknown norm 'bach'. Did you mean 'batch'"),
+        ("resnet20_cifar", {"dropout_at": "al"}, "Unknown dropout_at 'al'. Did you mean 'all'"),
+        ("vgg_small", {"pool": "strided"}, "Unknown pool 'strided'. Did you mean 'stride'"),
+        ("vgg_small", {"kernel_size": 4}, "kernel_size must be odd and at least 1, not 4"),
+        ("connectivity_conv", {"kernel_size": -1}, "kernel_size must be odd and at least 1, not -1"),
+        ("connectivity_conv", {"sharing": "locl"}, "Unknown sharing 'locl'. Did you mean 'local'"),
+        ("connectivity_local", {"features": (8,)}, r"features must hold two positive whole numbers.* \(8,\)"),
+        ("connectivity_dense", {"features": (8, 0)}, r"features must hold two positive whole numbers.* \(8, 0\)"),
         ("resnet20_cifar", {"width": 0}, "width must be at least 1, not 0"),
     ],
 )
@@ -327,6 +561,9 @@ def test_a_bad_name_or_value_is_refused(name, fields, message, unchecked):
         ("lenet5", {}, 16),
         ("lenet5", {"padding": "SAME"}, 4),
         ("vgg_small", {}, 8),
+        ("vgg_small", {"pool": "blur", "kernel_size": 5}, 8),
+        ("vgg_small", {"pool": "stride"}, 8),
+        ("connectivity_local", {"kernel_size": 5}, 1),
         ("resnet20_cifar", {}, 4),
         ("mlp", {}, 1),
     ],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cnnjax.ops.conv import explicit_padding
-from cnnjax.ops.pool import average_pool, max_pool
+from cnnjax.ops.pool import average_pool, blur_pool, max_pool
 from cnnjax.typing import UsageError
 
 # window, strides, padding
@@ -56,3 +56,33 @@ def test_the_gradient_goes_to_the_maximum():
 def test_a_window_must_fit_into_the_padded_image():
     with pytest.raises(UsageError, match=r"covers 3 pixels but the padded input has n \+ p = 2"):
         max_pool(jnp.zeros((1, 2, 5, 1)), (3, 3))
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (2, 3)])
+def test_a_blur_weighs_by_distance_and_subsamples(strides):  # S3:204-206
+    images = np.random.default_rng(0).random((2, 7, 6, 3)).astype(np.float32)
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    kernel = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+    expected = sum(kernel[i, j] * padded[:, i : i + 7, j : j + 6] for i in range(3) for j in range(3))
+    out = jax.jit(lambda x: blur_pool(x, strides=strides))(images)
+    np.testing.assert_allclose(out, expected[:, :: strides[0], :: strides[1]], rtol=1e-6)
+
+
+def test_a_blur_keeps_constants_at_every_size_and_window():
+    cases = [(side, window) for side in (1, 2, 5) for window in (1, 3, 5)]
+    compute = jax.jit(lambda three: [blur_pool(jnp.full((1, side, 4, 1), three), window) for side, window in cases])
+    for (side, _), out in zip(cases, compute(3.0), strict=True):
+        np.testing.assert_array_equal(out, np.full((1, -(-side // 2), 2, 1), 3.0))
+
+
+def test_a_blur_removes_the_finest_pattern_that_pooling_aliases():
+    stripes = jnp.tile(jnp.array([0.0, 1.0]), 4)[None, None, :, None].repeat(8, axis=1)
+    inside = blur_pool(stripes)[:, :, 1:]
+    np.testing.assert_array_equal(inside, 0.5)
+    np.testing.assert_array_equal(stripes[:, ::2, ::2], 0)  # as if the image were black
+
+
+@pytest.mark.parametrize("window", [0, 2, -1])
+def test_a_blur_needs_a_middle(window):
+    with pytest.raises(UsageError, match=f"must be odd and at least 1, not {window}"):
+        blur_pool(jnp.zeros((1, 4, 4, 1)), window)
