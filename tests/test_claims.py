@@ -362,7 +362,7 @@ def test_a_finished_run_without_a_finite_metric_is_named():
 def test_an_exact_claim_holds_in_every_case_or_fails(deviations, expected, worst):
     found = verdict_of("exact", 1e-5, deviations)
     assert (found.verdict, found.n) == (expected, len(deviations))
-    assert found.effect == worst or math.isnan(found.effect) and math.isnan(worst)
+    assert found.effect == worst or (math.isnan(found.effect) and math.isnan(worst))
     assert all(map(math.isnan, found.interval))
     assert "at most 1e-05" in found.rule
 

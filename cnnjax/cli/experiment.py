@@ -1,12 +1,16 @@
 """Running an experiment from the command line: flags -> plan -> sweep -> verdict -> report.
 
 An experiment is a module with a docstring, ``TITLE``, ``CLAIMS``, ``FIGURES``, ``METRICS``, ``SEEDS`` (preset ->
-number), ``spec(preset, data)``, ``hyper(preset, data)``, ``grid(preset, data)`` and ``verdict(rows)``.
+number), ``spec(preset, data)``, ``hyper(preset, data)``, ``grid(preset, data)`` and ``verdict(rows)``. It may have
+``measure(preset, data)``, which returns rows (``claims.measured``) of what needs no training: exact identities, or a
+net at its initialisation. Then ``verdict`` takes these as its second argument.
 
 Exit codes: 0 done, 1 a run failed, 2 bad input (nothing was written), 130 interrupted (the same command resumes).
 """
 
 import dataclasses
+import hashlib
+import json
 import sys
 from operator import itemgetter
 from pathlib import Path
@@ -19,7 +23,8 @@ from cnnjax import claims, models
 from cnnjax.cli.flags import Flags
 from cnnjax.cli.progress import display
 from cnnjax.data.catalog import DataConfig
-from cnnjax.report.figures import FigureSpec
+from cnnjax.report.figures import Drawing, FigureSpec
+from cnnjax.sweep import bundle as bundles
 from cnnjax.sweep import execute, plan, points, rule
 from cnnjax.sweep.bundle import dataset_of, threads_here
 from cnnjax.sweep.grid import Grid
@@ -28,7 +33,7 @@ from cnnjax.sweep.session import Execution, Session
 from cnnjax.sweep.store import Row, dumps, write_atomically
 from cnnjax.train.program import Driver
 from cnnjax.train.run import Interrupted
-from cnnjax.train.spec import Hyper, Spec, to_json
+from cnnjax.train.spec import Hyper, Spec, digest, to_json
 from cnnjax.typing import UsageError
 
 PRESETS = ("smoke", "quick", "paper")
@@ -124,7 +129,7 @@ def _check_claims(module: ModuleType, planned: Plan) -> None:
         {"assignment": dict(p.assignment), "seed": p.seed, "status": "failed", "metrics": {}} for p in planned.points
     ]
     try:
-        module.verdict(skeleton)
+        module.verdict(skeleton, *([[]] if hasattr(module, "measure") else []))
     except (UsageError, KeyError) as error:
         reason = f"the conditions lack {error}" if isinstance(error, KeyError) else error
         print(f"The claims will not be judged: {reason}", file=sys.stderr)
@@ -145,12 +150,13 @@ def _run(name: str, module: ModuleType, session: Session) -> int:
     with display(pending, total, console) as listen:
         session.execute(listen)
     rows = session.rows()
-    verdicts = _verdicts(module, rows)
     assert session.store is not None
     directory = session.store.directory
+    measured = _measured(module, session, directory / "measured.json")
+    verdicts = _verdicts(module, rows, measured)
     manifest = session.store.manifest or {}
     write_atomically(directory / "verdict.json", dumps(claims.to_json(name, session.description["preset"], verdicts)))
-    drawn = [figure for figure in module.FIGURES if _suits(figure, rows)]
+    drawn = [figure for figure in module.FIGURES if _suits(figure, rows, judged=bool(verdicts))]
     report = page.write(
         directory,
         experiment=name,
@@ -161,6 +167,7 @@ def _run(name: str, module: ModuleType, session: Session) -> int:
         figures=drawn,
         manifest={**manifest, "data": _data_text(session, manifest)},
         metrics=module.METRICS,
+        measured=measured or (),
     )
     console.print(table.render(rows, module.METRICS))
     console.print(table.render_verdicts(verdicts))
@@ -168,19 +175,41 @@ def _run(name: str, module: ModuleType, session: Session) -> int:
     return 0
 
 
-def _verdicts(module: ModuleType, rows: list[Row]) -> list[claims.Verdict]:
+def _measured(module: ModuleType, session: Session, path: Path) -> list[Row] | None:
+    """What needs no training; kept, for it takes seconds, as long as the question and the versions stay the same."""
+    if not hasattr(module, "measure"):
+        return None
+    preset, data = session.description["preset"], session.plan.points[0].spec.data
+    source = hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
+    question = digest({"preset": preset, "data": data, "source": source, "versions": bundles.environment()})
+    if path.exists():
+        kept = json.loads(path.read_text())
+        if kept["question"] == question:
+            return kept["rows"]
+    rows = json.loads(dumps(module.measure(preset, data)))
+    write_atomically(path, dumps({"question": question, "rows": rows}))
+    return rows
+
+
+def _verdicts(module: ModuleType, rows: list[Row], measured: list[Row] | None) -> list[claims.Verdict]:
     try:
-        return module.verdict(rows)
+        return module.verdict(rows) if measured is None else module.verdict(rows, measured)
     except (UsageError, KeyError):  # said before the runs, by _check_claims
         return []
 
 
-def _suits(figure: FigureSpec, rows: list[Row]) -> bool:
-    """Whether the runs' conditions have what the figure sorts them by."""
+def _suits(figure: FigureSpec, rows: list[Row], judged: bool) -> bool:
+    """Whether the runs' conditions have what the figure sorts them by; a ``Drawing`` wants those of the claims."""
+    if isinstance(figure, Drawing):
+        return judged
     facets = [getattr(figure, name, None) for name in ("x", "panels", "hue")]
     keys = [facet if callable(facet) else itemgetter(facet) for facet in facets if facet is not None]
+    only = getattr(figure, "only", None) or (lambda assignment: True)
     try:
-        for row in rows:
+        drawn = [row for row in rows if only(row["assignment"])]
+        if not drawn:
+            return False
+        for row in drawn:
             for key in keys:
                 key(row["assignment"])
     except KeyError:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32, Float64, Int32, UInt8
 
 SPLITS = ("train", "valid", "test")
 
@@ -32,6 +32,7 @@ class DataConfig:
     valid_fraction: float = _field(0.1, "share of the training split kept for validation, where there is none")
     examples: int = _field(4096, "training examples of a procedural dataset (shapes)")
     difficulty: float = _field(0.5, "of a procedural dataset, 0 to 1: noise, clutter and lack of contrast")
+    permute_pixels: bool = _field(False, "the pixels of all images in one fixed random order: no neighbours remain")
 
     @property
     def argument(self) -> str:
@@ -70,6 +71,9 @@ class Dataset:
       mean: (C,) mean of the training images, in units where 255 is 1.
       std: (C,) standard deviation of the training images in the same units, at least 1/255 so
         that a constant channel can be divided by it.
+      colour_basis: (C, C) principal components of the training images' pixels, in the same units: column i is
+        the i-th eigenvector of the channels' covariance times the square root of its eigenvalue, largest
+        first; its largest entry is positive. ``colour_basis @ colour_basis.T`` is the covariance.
       fingerprint: SHA-256 of the images, the labels and the ranges.
     """
 
@@ -79,6 +83,7 @@ class Dataset:
     ranges: dict[str, tuple[int, int]]
     mean: Float32[np.ndarray, " c"]
     std: Float32[np.ndarray, " c"]
+    colour_basis: Float32[np.ndarray, "c c"]
     fingerprint: str
 
 
@@ -86,26 +91,41 @@ def assemble(info: Info, images: UInt8[np.ndarray, "n h w c"], labels: Int32[np.
     """The dataset of these arrays, which hold the splits in order, with the sizes of ``info``."""
     ends = np.cumsum([info.sizes[split] for split in SPLITS]).tolist()
     ranges = dict(zip(SPLITS, zip([0, *ends[:-1]], ends, strict=True), strict=True))
-    mean, std = _statistics(images[slice(*ranges["train"])])
-    return Dataset(info, images, labels, ranges, mean, std, _fingerprint(images, labels, ranges))
+    mean, std, basis = _statistics(images[slice(*ranges["train"])])
+    return Dataset(info, images, labels, ranges, mean, std, basis, _fingerprint(images, labels, ranges))
 
 
 def _statistics(
     images: UInt8[np.ndarray, "n h w c"],
-) -> tuple[Float32[np.ndarray, " c"], Float32[np.ndarray, " c"]]:
-    """Mean and standard deviation of each channel, from integer sums: exact, whatever the order."""
+) -> tuple[Float32[np.ndarray, " c"], Float32[np.ndarray, " c"], Float32[np.ndarray, "c c"]]:
+    """Mean, standard deviation and colour basis of the channels, from integer sums: exact, whatever the order."""
     count, height, width, channels = images.shape
     rows = images.reshape(count, -1)
-    total, squares = np.zeros((2, rows.shape[1]), np.uint64)
+    total = np.zeros(rows.shape[1], np.uint64)
+    # Of each value times the one ``lag`` further on, which is another channel or, where not needed, another pixel.
+    products = np.zeros((channels, rows.shape[1]), np.uint64)
     for start in range(0, count, 1024):  # 1024 * 255^2 fits into 32 bits
         chunk = rows[start : start + 1024].astype(np.uint32)
         total += chunk.sum(axis=0, dtype=np.uint32)
-        squares += np.square(chunk, out=chunk).sum(axis=0, dtype=np.uint32)
+        for lag in range(channels):
+            stop = rows.shape[1] - lag
+            products[lag, :stop] += (chunk[:, :stop] * chunk[:, lag:]).sum(axis=0, dtype=np.uint32)
     pixels = count * height * width
     mean = total.reshape(-1, channels).sum(axis=0) / pixels
-    variance = squares.reshape(-1, channels).sum(axis=0) / pixels - mean**2
-    std = np.sqrt(np.maximum(variance, 1.0))
-    return (mean / 255).astype(np.float32), (std / 255).astype(np.float32)
+    by_lag = products.reshape(channels, -1, channels).sum(axis=1) / pixels
+    first, second = np.indices((channels, channels))
+    covariance = by_lag[abs(first - second), np.minimum(first, second)] - np.outer(mean, mean)
+    std = np.sqrt(np.maximum(covariance.diagonal(), 1.0))
+    scaled = [array.astype(np.float32) for array in (mean / 255, std / 255, _principal(covariance) / 255)]
+    return scaled[0], scaled[1], scaled[2]
+
+
+def _principal(covariance: Float64[np.ndarray, "c c"]) -> Float64[np.ndarray, "c c"]:
+    """Eigenvectors times the square roots of their eigenvalues, as columns, the largest first."""
+    values, vectors = np.linalg.eigh(covariance)
+    columns = (vectors * np.sqrt(np.maximum(values, 0)))[:, ::-1]
+    largest = np.take_along_axis(columns, np.abs(columns).argmax(axis=0)[None], axis=0)
+    return columns * np.where(largest < 0, -1, 1)
 
 
 def _fingerprint(

@@ -189,4 +189,5 @@ def _pool(dataset: Dataset, numbers: Int[np.ndarray, " n"]) -> dict[str, Any]:
         "labels": dataset.labels[numbers],
         "mean": dataset.mean,
         "std": dataset.std,
+        "colour_basis": dataset.colour_basis,
     }

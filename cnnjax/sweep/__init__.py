@@ -6,5 +6,6 @@
 from cnnjax.sweep.grid import Grid, explicit, product, zipped
 from cnnjax.sweep.plan import Plan, Point, plan, points
 from cnnjax.sweep.session import Execution, run
+from cnnjax.sweep.store import outputs
 
-__all__ = ["Execution", "Grid", "Plan", "Point", "explicit", "plan", "points", "product", "run", "zipped"]
+__all__ = ["Execution", "Grid", "Plan", "Point", "explicit", "outputs", "plan", "points", "product", "run", "zipped"]

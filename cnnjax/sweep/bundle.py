@@ -13,7 +13,7 @@ import jax
 from cnnjax.data.catalog import DataConfig, Dataset, load
 from cnnjax.data.feed import Mode
 from cnnjax.sweep.plan import Bundle, Point
-from cnnjax.sweep.store import Row, Store
+from cnnjax.sweep.store import Row, Store, encoded
 from cnnjax.train.run import CHECKPOINT_SECONDS, train
 from cnnjax.train.spec import digest, to_json
 from cnnjax.typing import UsageError
@@ -90,7 +90,12 @@ def run_bundle(
         should_stop=should_stop,
     )
     rows = [
-        {**_identity(point), **asdict(outcome), **_circumstances(outcome, signature, worker, fingerprint)}
+        {
+            **_identity(point),
+            **asdict(outcome),
+            "outputs": encoded(outcome.outputs),
+            **_circumstances(outcome, signature, worker, fingerprint),
+        }
         for point, outcome in zip(bundle.points, outcomes, strict=False)  # lanes beyond the points are padding
     ]
     if store:

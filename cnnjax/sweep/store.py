@@ -5,6 +5,7 @@ another name, flushed, and then linked to its own, so a row is there whole or no
 written twice. Nothing is listed anywhere else; what is done is what has a row.
 """
 
+import base64
 import difflib
 import json
 import math
@@ -15,10 +16,33 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cnnjax.typing import UsageError
 
 Row = dict[str, Any]
 PARTIAL = ".partial-"  # how the names of files begin that a kill left behind half written
+
+
+def outputs(row: Row) -> tuple[np.ndarray, np.ndarray]:
+    """Class probabilities (N, classes) float32 and labels (N,) int32 of the test split, kept with ``keep_outputs``.
+
+    Raises:
+      UsageError: the row has none.
+    """
+    if not row.get("outputs"):
+        raise UsageError(f"The run of {row['assignment']} kept no outputs. Set keep_outputs=True in its Spec.")
+    labels = np.frombuffer(base64.b64decode(row["outputs"]["labels"]), "<i4")
+    probabilities = np.frombuffer(base64.b64decode(row["outputs"]["probabilities"]), "<f2")
+    return probabilities.reshape(len(labels), -1).astype(np.float32), labels
+
+
+def encoded(kept: dict[str, np.ndarray] | None) -> dict[str, str] | None:
+    """Outputs of a run (probabilities float16, labels int32) as text, for its row."""
+    if kept is None:
+        return None
+    arrays = {"probabilities": kept["probabilities"].astype("<f2"), "labels": kept["labels"].astype("<i4")}
+    return {name: base64.b64encode(array.tobytes()).decode() for name, array in arrays.items()}
 
 
 class Store:

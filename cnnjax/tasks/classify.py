@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax import losses, metrics
+from cnnjax.tasks import probes
 from cnnjax.typing import UsageError
 
 Batch = dict[str, Any]  # images (N, H, W, C) float32, labels (N,) int32, weights (N,) float32
@@ -16,23 +17,33 @@ Variables = dict[str, Any]  # "params" and, where the model has any, state such 
 
 
 class Task(NamedTuple):
-    """Four pure functions; the trainer knows nothing else of what it trains.
+    """Pure functions; the trainer knows nothing else of what it trains.
 
     Attributes:
       init: (key, batch) -> variables.
       loss: (variables, batch, key, hyper) -> (scalar, (model_state, metric_sums)), in training mode.
       evaluate: (variables, batch) -> metric_sums, in evaluation mode.
       summarize: metric_sums -> {name: float}, on the host.
+      probe: (variables, batch, normalize) -> metric_sums of the task's probes; ``batch["images"]`` are in
+        [0, 1] and ``normalize`` makes of them what the network reads.
+      outputs: (variables, batch) -> class probabilities (N, classes).
     """
 
     init: Callable[..., Variables]
     loss: Callable[..., Any]
     evaluate: Callable[..., metrics.Sums]
     summarize: Callable[[metrics.Sums], dict[str, float]]
+    probe: Callable[..., metrics.Sums]
+    outputs: Callable[..., Any]
 
 
-def classify(model: nn.Module) -> Task:
+def classify(
+    model: nn.Module, loss_name: str = "softmax", probe_names: tuple[str, ...] = (), batch_size: int = 128
+) -> Task:
     """The task of naming each image's class with ``model``.
+
+    ``loss_name`` is one of ``losses.LOSSES``; ``probe_names`` are of ``probes.PROBES``, and ``batch_size`` is
+    that of training, for them.
 
     The model is called with ``(images, train=..., dropout_rate=...)``, as far as it takes these, and
     returns logits (N, classes), alone or as ``(logits, endpoints)``.
@@ -41,6 +52,7 @@ def classify(model: nn.Module) -> Task:
       UsageError: the model's ``__call__`` needs arguments other than these.
     """
     _arguments(model, False, 0.0)  # refuses the model here, not at its first use
+    loss_of = losses.LOSSES[loss_name]
 
     def logits_of(variables, images, train, dropout_rate, **options):
         out = model.apply(variables, images, **_arguments(model, train, dropout_rate), **options)
@@ -56,16 +68,32 @@ def classify(model: nn.Module) -> Task:
         logits, new_state = logits_of(
             variables, batch["images"], True, hyper.dropout, mutable=state, rngs={"dropout": key}
         )
-        each = losses.cross_entropy(logits, batch["labels"], hyper.label_smoothing)
+        each = loss_of(logits, batch["labels"], hyper.label_smoothing)
         sums = metrics.classification(logits, batch["labels"], each, batch["weights"])
         return sums["loss"] / sums["count"], (dict(new_state), sums)
 
     def evaluate(variables, batch):
         logits = logits_of(variables, batch["images"], False, 0.0)
-        each = losses.cross_entropy(logits, batch["labels"])
+        each = loss_of(logits, batch["labels"])
         return metrics.classification(logits, batch["labels"], each, batch["weights"])
 
-    return Task(init, loss, evaluate, metrics.means)
+    def probe(variables, batch, normalize):
+        def forward(images, train=False, collections=()):
+            mutable = [*collections, *(name for name in variables if train and name != "params")]
+            out = logits_of(variables, normalize(images), train, 0.0, **({"mutable": mutable} if mutable else {}))
+            return out if mutable else (out, {})
+
+        sums: metrics.Sums = {"count": jnp.sum(batch["weights"])}
+        subject = probes.Subject(model, forward, batch_size)
+        for name in probe_names:
+            sums.update(probes.PROBES[name](subject, batch))
+        return sums
+
+    def outputs(variables, batch):
+        logits = logits_of(variables, batch["images"], False, 0.0)
+        return jax.nn.sigmoid(logits) if loss_name == "sigmoid" else jax.nn.softmax(logits)
+
+    return Task(init, loss, evaluate, metrics.means, probe, outputs)
 
 
 def check_outputs(model: nn.Module, image_shape: tuple[int, int, int], num_classes: int) -> None:

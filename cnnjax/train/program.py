@@ -66,11 +66,26 @@ class Program:
 
             return lax.fori_loop(0, length, body, self.zeros())
 
+        probe_one = over(partial(step.probe_sums, self.task), shared=(1,))
+        outputs_one = over(partial(step.outputs, self.task), shared=(1,))
+
+        def probe(state, pool, indices, counts, length):
+            shapes = jax.eval_shape(probe_one, state, pool, indices[0], counts[0])
+            empty = jax.tree_util.tree_map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            return lax.fori_loop(
+                0, length, lambda i, sums: _add(sums, probe_one(state, pool, indices[i], counts[i])), empty
+            )
+
+        def outputs(state, pool, indices):
+            return lax.map(lambda at: outputs_one(state, pool, at), indices)
+
         initial = over(partial(step.initial_state, self.task, spec), shared=(2,))
         self._initial = jax.jit(initial, compiler_options=compiler_options(runs_once=True))
         self._scan = jax.jit(advance_scan, donate_argnums=(0, 1), compiler_options=compiler_options())
         self._once = jax.jit(advance_once, donate_argnums=(0, 1), compiler_options=compiler_options())
         self._evaluate = jax.jit(evaluate, compiler_options=compiler_options())
+        self._probe = jax.jit(probe, compiler_options=compiler_options())
+        self._outputs = jax.jit(outputs, compiler_options=compiler_options())
 
     def zeros(self) -> metrics.Sums:
         """Sums of no example, one for each lane."""
@@ -95,6 +110,16 @@ class Program:
         args = (chunk.pool, chunk.indices, chunk.noise, chunk.counts, np.int32(noisy), np.int32(chunk.length))
         return self._evaluate(state, hyper, *args)
 
+    def probe(self, state: step.State, chunk: Chunk) -> metrics.Sums:
+        """The sums of the Spec's probes over the chunk's examples."""
+        return self._probe(state, chunk.pool, chunk.indices, chunk.counts, np.int32(chunk.length))
+
+    def outputs(self, state: step.State, chunk: Chunk) -> list[np.ndarray]:
+        """For each lane the class probabilities (n, classes) of the chunk's examples."""
+        found = np.asarray(self._outputs(state, chunk.pool, chunk.indices))[: chunk.length]
+        meant = np.arange(found.shape[2]) < np.asarray(chunk.counts)[: chunk.length, :, None]
+        return [found[:, lane][meant[:, lane]] for lane in range(self.driver.lanes)]
+
     def compile_steps(self, state: step.State, hyper: Hyper, chunk: Chunk) -> None:
         """Compiles what ``advance`` needs; the given state stays as it is."""
         length = 0 if self.driver.form == "scan" else 1
@@ -103,7 +128,7 @@ class Program:
 
     def compilations(self) -> int:
         """How many programs have been compiled so far; constant after the first chunk and evaluation."""
-        functions: list[Any] = [self._initial, self._scan, self._once, self._evaluate]
+        functions: list[Any] = [self._initial, self._scan, self._once, self._evaluate, self._probe, self._outputs]
         return sum(function._cache_size() for function in functions)
 
 

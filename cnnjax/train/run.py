@@ -12,6 +12,7 @@ import numpy as np
 
 from cnnjax import metrics, tree
 from cnnjax.data.catalog import Dataset
+from cnnjax.data.dataset import SPLITS
 from cnnjax.data.feed import Feed, Mode
 from cnnjax.train import checkpoint
 from cnnjax.train.program import Driver, Program, program, stack_hyper
@@ -27,7 +28,7 @@ class Outcome:
 
     Attributes:
       metrics: final ``train_``, ``valid_`` and ``test_`` ``loss`` and ``error``, ``gap_`` (validation less
-        training) likewise, and ``parameters``.
+        training) likewise, ``parameters``, and what the Spec's probes found, ``test_`` too.
       history: one record per evaluation: step, images seen, ``batch_`` means over the training
         steps since the last one, and ``train_`` and ``valid_`` in evaluation mode.
       diverged_step: steps done when the loss was first found not to be finite, or None.
@@ -35,6 +36,9 @@ class Outcome:
       seconds: of training and evaluation, an equal share of the bundle's; compiling excluded.
       compile_seconds: of compiling and of drawing the parameters, an equal share of the bundle's.
       images_per_second: training images of this run over the time its steps took.
+      accesses: how many times each split was evaluated; the test split once.
+      outputs: class probabilities (N, classes) float16 and labels (N,) int32 of the test split, where the Spec
+        keeps them.
     """
 
     metrics: dict[str, float]
@@ -44,6 +48,8 @@ class Outcome:
     seconds: float
     compile_seconds: float
     images_per_second: float
+    accesses: dict[str, int]
+    outputs: dict[str, np.ndarray] | None = None
 
 
 class Interrupted(Exception):
@@ -147,6 +153,7 @@ class _Bundle:
         self.spec = compiled.spec
         self.step = self.first_step = 0
         self.history: list[list[dict[str, float]]] = [[] for _ in seeds]
+        self.accesses = dict.fromkeys(SPLITS, 0)
         self.clock = Clock()
 
     def start(self, checkpoints: Path | None, owner: str) -> None:
@@ -161,10 +168,12 @@ class _Bundle:
             self.state, self.sums = restored.arrays
             self.step = self.first_step = restored.extra["step"]
             self.history = restored.extra["history"]
+            self.accesses = restored.extra["accesses"]
 
     def saved(self) -> tuple[Any, dict[str, Any]]:
         """What a checkpoint holds: arrays, and the rest as JSON."""
-        return (self.state, self.sums), {"step": self.step, "history": self.history}
+        extra = {"step": self.step, "history": self.history, "accesses": self.accesses}
+        return (self.state, self.sums), extra
 
     def remaining_chunks(self, chunk_steps: int):
         """Each remaining chunk, and whether an evaluation follows it."""
@@ -207,6 +216,8 @@ class _Bundle:
         """The test split, read this once, and the results of every run."""
         started = time.perf_counter()
         tests = self._means(self._sums_over("test"))
+        probed = self._probed()
+        outputs = self._outputs() if self.spec.keep_outputs else [None] * len(self.seeds)
         self.clock.evaluation += time.perf_counter() - started
         lanes = len(self.seeds)
         state = jax.device_get(self.state)
@@ -215,7 +226,7 @@ class _Bundle:
             params, model_state = jax.tree_util.tree_map(lambda leaf, at=lane: leaf[at], state[1:3])
             last = self.history[lane][-1]
             final = {key: value for key, value in last.items() if key.startswith(("train_", "valid_"))}
-            final.update({f"test_{key}": value for key, value in tests[lane].items()})
+            final.update({f"test_{key}": value for key, value in {**tests[lane], **probed[lane]}.items()})
             final.update({f"gap_{key}": final[f"valid_{key}"] - final[f"train_{key}"] for key in ("loss", "error")})
             final["parameters"] = tree.count(params)
             diverged = int(state.diverged_at[lane])
@@ -231,11 +242,30 @@ class _Bundle:
                     seconds=(self.clock.steps + self.clock.evaluation) / lanes,
                     compile_seconds=self.clock.compile / lanes,
                     images_per_second=images * lanes / max(self.clock.steps, 1e-9),
+                    accesses=self.accesses,
+                    outputs=outputs[lane],
                 )
             )
         return outcomes
 
+    def _probed(self) -> list[dict[str, float]]:
+        """What the Spec's probes find on the test split, for each run; part of its one evaluation."""
+        if not self.spec.probes:
+            return [{} for _ in self.seeds]
+        return self._means([self.compiled.probe(self.state, chunk) for chunk in self.feed.split("test")])
+
+    def _outputs(self) -> list[dict[str, np.ndarray]]:
+        """The class probabilities of the test split, for each run."""
+        chunks = [self.compiled.outputs(self.state, chunk) for chunk in self.feed.split("test")]
+        start, stop = self.feed.dataset.ranges["test"]
+        labels = np.asarray(self.feed.dataset.labels[start:stop])
+        return [
+            {"probabilities": np.concatenate(parts).astype(np.float16), "labels": labels}
+            for parts in zip(*chunks, strict=True)
+        ]
+
     def _sums_over(self, split: str) -> list[metrics.Sums]:
+        self.accesses[split] += 1
         limit = self.spec.train_examples if split == "train" else None
         noisy = split == "train"
         return [self.compiled.evaluate(self.state, self.hyper, chunk, noisy) for chunk in self.feed.split(split, limit)]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from cnnjax import augment, models
 from cnnjax.data.catalog import DataConfig, Info
 from cnnjax.tasks.classify import Task, check_outputs, classify
+from cnnjax.tasks.probes import PROBES
 from cnnjax.typing import UsageError, unknown
 
 Optimizer = Literal["sgd", "adam"]
@@ -20,6 +21,7 @@ Schedule = Literal["constant", "step", "cosine", "plateau"]
 Warmup = Literal["linear", "constant"]
 Precision = Literal["float32", "bfloat16"]
 Decayed = Literal["kernels", "all"]
+Loss = Literal["softmax", "sigmoid"]
 
 
 def _field(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
@@ -47,6 +49,9 @@ class Spec:
     precision: Precision = _field("float32", "arithmetic of the layers; parameters and losses stay float32")
     augment: tuple[str, ...] = _field((), "augmentations that exist in the program; strengths are swept")
     decayed: Decayed = _field("kernels", "what l2 and weight_decay act on: kernels, or all parameters")
+    loss: Loss = _field("softmax", "softmax: cross-entropy over the classes; sigmoid: each class a yes or no")
+    probes: tuple[str, ...] = _field((), "further measurements on the test split, in the same pass at the end")
+    keep_outputs: bool = _field(False, "keep the class probabilities of the test split in each row")
 
 
 @jax.tree_util.register_dataclass
@@ -63,6 +68,13 @@ class Hyper:
     label_noise: Any = _field(0.0, "share of the training labels replaced by a wrong one", 0.0, 1.0)
     flip: Any = _field(1.0, "strength of mirroring, where augment has flip", 0.0, 1.0)
     crop: Any = _field(1.0, "strength of random shifts, where augment has crop", 0.0, 1.0)
+    scale: Any = _field(1.0, "strength of random scaling, where augment has scale", 0.0, 1.0)
+    rotation: Any = _field(1.0, "strength of random rotation, where augment has rotation", 0.0, 1.0)
+    shear: Any = _field(1.0, "strength of random shearing, where augment has shear", 0.0, 1.0)
+    warp: Any = _field(1.0, "strength of local warping, where augment has warp", 0.0, 1.0)
+    colour_jitter: Any = _field(1.0, "strength of changes of brightness, contrast and saturation", 0.0, 1.0)
+    rgb_shift: Any = _field(1.0, "strength of shifts of the channels, where augment has rgb_shift", 0.0, 1.0)
+    pca_colour: Any = _field(1.0, "strength of shifts along the data's principal colours", 0.0, 1.0)
     train_size: Any = _field(0, "training examples used; 0 is all", 0)
     warmup: Any = _field(0.0, "share of the run that is warm-up", 0.0, 1.0)
     warmup_factor: Any = _field(0.0, "the warm-up starts at this share of the rate", 0.0, 1.0)
@@ -96,7 +108,7 @@ def build_model(spec: Spec, num_classes: int) -> nn.Module:
 
 def build_task(spec: Spec, info: Info) -> Task:
     """The task of a Spec on a dataset."""
-    return classify(build_model(spec, info.num_classes))
+    return classify(build_model(spec, info.num_classes), spec.loss, spec.probes, spec.batch_size)
 
 
 def validate(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
@@ -109,11 +121,10 @@ def validate(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
     for config in configs:
         for field in dataclasses.fields(config):
             _check_field(field, getattr(config, field.name), get_type_hints(type(config))[field.name])
-    for name in spec.augment:
-        if name not in augment.AUGMENTATIONS:
-            raise unknown("augmentation", name, augment.AUGMENTATIONS)
-    if len(set(spec.augment)) < len(spec.augment):
-        raise UsageError(f"augment={','.join(spec.augment)} names one augmentation twice. Name each once.")
+    augment.check(spec.augment, info.image_shape)
+    for name in spec.probes:
+        if name not in PROBES:
+            raise unknown("probe", name, PROBES)
     if spec.evaluate_every > spec.steps:
         raise UsageError(
             f"evaluate_every={spec.evaluate_every} is more than steps={spec.steps}. Use at most {spec.steps}, or 0."
@@ -130,6 +141,8 @@ def validate(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
     name = spec.model if isinstance(spec.model, str) else type(spec.model).__name__
     models.check_image_shape(model, info.image_shape, name)
     check_outputs(model, info.image_shape, info.num_classes)
+    if "responses" in spec.probes and not hasattr(type(model), "unstack"):
+        raise UsageError(f"The probe responses needs a network that stores them, such as resnet20_cifar, not {name}.")
 
 
 def to_json(value: Any) -> Any:

@@ -14,8 +14,8 @@ from cnnjax.train import optim
 from cnnjax.train.spec import Hyper, Spec
 from cnnjax.typing import Labels, Scalar
 
-# A pool of examples on the device: "images" (N, H, W, C) uint8, "labels" (N,), "mean" and "std" (C,) of the
-# training split.
+# A pool of examples on the device: "images" (N, H, W, C) uint8, "labels" (N,), "mean" and "std" (C,) and
+# "colour_basis" (C, C) of the training split.
 Pool = dict[str, Any]
 
 
@@ -78,9 +78,10 @@ def training_step(
     """
     strengths = {name: getattr(hyper, name) for name in spec.augment}
     key = rng.at_step(state.streams["augment"], state.step)
-    images = augment.apply(key, _unit(pool["images"][indices]), spec.augment, strengths)
+    examples = {"images": _unit(pool["images"][indices])}
+    examples = augment.apply(key, examples, spec.augment, strengths, pool["colour_basis"])
     batch = {
-        "images": _normalize(images, pool),
+        "images": _normalize(examples["images"], pool),
         "labels": _noisy_labels(pool["labels"][indices], noise, hyper.label_noise, info.num_classes),
         "weights": jnp.ones(indices.shape, jnp.float32),
     }
@@ -127,6 +128,25 @@ def evaluation_sums(
         "weights": (jnp.arange(indices.shape[0]) < count).astype(jnp.float32),
     }
     return task.evaluate({"params": state.params, **state.model_state}, batch)
+
+
+def probe_sums(
+    task: Task, state: State, pool: Pool, indices: Int[Array, " batch"], count: Int[Array, ""]
+) -> metrics.Sums:
+    """The sums of the task's probes over the first ``count`` of ``indices``, with true labels."""
+    batch = {
+        "images": _unit(pool["images"][indices]),
+        "labels": pool["labels"][indices],
+        "weights": (jnp.arange(indices.shape[0]) < count).astype(jnp.float32),
+    }
+    variables = {"params": state.params, **state.model_state}
+    return task.probe(variables, batch, lambda images: _normalize(images, pool))
+
+
+def outputs(task: Task, state: State, pool: Pool, indices: Int[Array, " batch"]) -> Float[Array, "batch classes"]:
+    """The class probabilities of the examples ``indices``."""
+    images = _normalize(_unit(pool["images"][indices]), pool)
+    return task.outputs({"params": state.params, **state.model_state}, {"images": images})
 
 
 def over_lanes(function: Callable, lanes: int, shared: tuple[int, ...]) -> Callable:

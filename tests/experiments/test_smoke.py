@@ -44,23 +44,28 @@ def test_smoke(name, tmp_path, capsys):
     assert code == 0
     assert module.TITLE in " ".join(out.split())
     results = tmp_path / name
+    measures = {"measured.json", "measured.csv"} if hasattr(module, "measure") else set()
     assert {path.name for path in results.iterdir()} == {
         "manifest.json", "rows", "results.csv", "verdict.json", "report.html", "figures"
-    }  # fmt: skip
+    } | measures  # fmt: skip
     verdict = json.loads((results / "verdict.json").read_text())
     assert set(verdict) == {"experiment", "preset", "claims"}
     assert (verdict["experiment"], verdict["preset"]) == (name, "smoke")
     assert [claim["id"] for claim in verdict["claims"]] == [claim.id for claim in module.CLAIMS]
     assert module.SEEDS["smoke"] < claims.MIN_SEEDS
-    assert {claim["verdict"] for claim in verdict["claims"]} == {"inconclusive"}
-    assert all(0 < claim["n"] <= module.SEEDS["smoke"] for claim in verdict["claims"])
+    exact = {claim.id for claim in module.CLAIMS if claim.test == claims.EXACT}
+    for claim in verdict["claims"]:
+        assert claim["n"] > 0, claim["id"]
+        if claim["id"] in exact:  # nothing is trained, so nothing is too short to decide
+            assert claim["verdict"] == "reproduced", claim
     assert len(list((results / "figures").glob("*.png"))) == len(module.FIGURES)
     manifest = json.loads((results / "manifest.json").read_text())
     with (results / "results.csv").open() as file:
         table = list(csv.DictReader(file))
     assert {line["run_id"] for line in table} == set(manifest["runs"])
     assert {line["status"] for line in table} == {"done"}
-    assert all(line[metric] for line in table for metric in module.METRICS)
+    for metric in module.METRICS:
+        assert any(line[metric] for line in table), metric
 
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (results / "rows").iterdir()}
     written = (results / "results.csv").read_bytes()

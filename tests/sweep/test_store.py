@@ -5,9 +5,10 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cnnjax.sweep.store import Store, dumps, write_atomically
+from cnnjax.sweep.store import Store, dumps, encoded, outputs, write_atomically
 from cnnjax.typing import UsageError
 
 
@@ -266,3 +267,18 @@ def test_json_is_strict_and_readable():
     text = dumps({"b": 1, "a": [float("nan"), 2.5, True, None]})
     assert json.loads(text, parse_constant=pytest.fail) == {"b": 1, "a": [None, 2.5, True, None]}
     assert text.startswith('{\n "b": 1')
+
+
+def test_outputs_survive_the_row(tmp_path):
+    probabilities = np.array([[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]], np.float16)
+    labels = np.array([1, 0, 1], np.int32)
+    text = json.dumps({"assignment": {}, "outputs": encoded({"probabilities": probabilities, "labels": labels})})
+    found, found_labels = outputs(json.loads(text))
+    assert found.dtype == np.float32
+    assert (found == probabilities).all()
+    assert (found_labels == labels).all()
+
+
+def test_a_row_without_outputs_says_how_to_keep_them():
+    with pytest.raises(UsageError, match="keep_outputs=True"):
+        outputs({"assignment": {"l2": 0.1}, "outputs": encoded(None)})

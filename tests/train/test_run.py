@@ -232,3 +232,44 @@ def test_without_a_place_for_checkpoints_nothing_is_kept(resumed, tmp_path):
     with pytest.raises(Interrupted):
         resumed(checkpoints=None, should_stop=lambda: True)
     assert list(tmp_path.iterdir()) == []
+
+
+# What else is measured at the end
+
+
+def test_probes_and_outputs_belong_to_the_one_evaluation_of_the_test_split(digits, mlp):
+    spec = dataclasses.replace(mlp, probes=("shifts", "one_vs_rest"), keep_outputs=True)
+    plain = train(mlp, [Hyper()], [0], digits, ONE)[0]
+    (outcome,) = train(spec, [Hyper()], [0], digits, ONE)
+    assert outcome.metrics.items() >= plain.metrics.items()
+    assert outcome.parameters_digest == plain.parameters_digest
+    assert outcome.accesses == plain.accesses == {"train": 2, "valid": 2, "test": 1}
+    added = set(outcome.metrics) - set(plain.metrics)
+    assert added == {f"test_{w}_shift{d}" for w in ("error", "changed") for d in (1, 2, 3, 4)} | {
+        "test_positive", "test_true_positive"
+    }  # fmt: skip
+    assert plain.outputs is None
+    probabilities, labels = outcome.outputs["probabilities"], outcome.outputs["labels"]
+    assert probabilities.shape == (517, 10)
+    assert (labels == digits.labels[slice(*digits.ranges["test"])]).all()
+    np.testing.assert_allclose(probabilities.astype(np.float32).sum(1), 1, atol=2e-3)
+    assert (probabilities.argmax(1) != labels).mean() == pytest.approx(outcome.metrics["test_error"], abs=4 / 517)
+
+
+def test_probes_and_outputs_of_each_lane_are_its_own(digits, mlp):
+    spec = dataclasses.replace(mlp, probes=("one_vs_rest",), keep_outputs=True)
+    hypers = [Hyper(), Hyper(learning_rate=0.01)]
+    first, second = train(spec, hypers, [0, 1], digits, TWO)
+    swapped = train(spec, hypers[::-1], [1, 0], digits, TWO)
+    assert swapped[1].metrics == first.metrics
+    assert swapped[0].metrics == second.metrics
+    assert (swapped[1].outputs["probabilities"] == first.outputs["probabilities"]).all()
+    assert (first.outputs["probabilities"] != second.outputs["probabilities"]).any()
+
+
+def test_accesses_are_counted_across_an_interruption(digits, mlp, tmp_path):
+    kept = {"checkpoints": tmp_path / "kept", "chunk_steps": 6}
+    with pytest.raises(Interrupted):
+        train(mlp, [Hyper()], [0], digits, ONE, **kept, should_stop=lambda: True)
+    (outcome,) = train(mlp, [Hyper()], [0], digits, ONE, **kept)
+    assert outcome.accesses == {"train": 2, "valid": 2, "test": 1}

@@ -1,0 +1,142 @@
+"""Each probe against what it must find in classifiers that can be worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import analysis, models
+from cnnjax.tasks import probes
+from cnnjax.tasks.classify import classify
+from cnnjax.typing import UsageError
+
+WIDTH = 10
+
+
+def bars(columns, labels, weights=None):
+    """Images of one bright column each, (N, 8, 10, 1)."""
+    images = np.zeros((len(columns), 8, WIDTH, 1), np.float32)
+    images[np.arange(len(columns)), :, columns] = 1
+    weights = np.ones(len(columns), np.float32) if weights is None else weights
+    return {"images": jnp.asarray(images), "labels": jnp.asarray(labels, jnp.int32), "weights": jnp.asarray(weights)}
+
+
+def subject(forward, batch_size):
+    return probes.Subject(None, forward, batch_size)
+
+
+def where_is_the_bar(images, train=False, collections=()):
+    """Class: in which column the image is brightest."""
+    return images.sum((1, 3)), {}
+
+
+def is_there_a_bar(images, train=False, collections=()):
+    """Class 0 wherever the bar stands: a classifier invariant to shifts."""
+    total = images.sum((1, 2, 3))
+    return jnp.stack([total, -total], -1), {}
+
+
+def means(sums, count):
+    return {name: float(value) / count for name, value in sums.items()}
+
+
+def test_shifts_of_a_classifier_of_position():
+    batch = bars([4, 5], [4, 5])
+    found = means(probes.shifts(subject(where_is_the_bar, 2), batch), 2)
+    assert found == {f"{what}_shift{d}": 1.0 for d in (1, 2, 3, 4) for what in ("error", "changed")}
+
+
+def test_shifts_of_an_invariant_classifier():
+    found = means(probes.shifts(subject(is_there_a_bar, 2), bars([4, 5], [0, 0])), 2)
+    assert set(found.values()) == {0.0}
+
+
+def test_shifts_go_both_ways_and_repeat_the_edge():
+    """A bar at the left edge stays there when the image moves right, for the edge is repeated."""
+
+    def left_edge_bright(images, **_):
+        bright = images[:, 0, 0, 0]
+        return jnp.stack([bright, 1 - bright], -1), {}
+
+    found = means(probes.shifts(subject(left_edge_bright, 1), bars([0], [0])), 1)
+    assert found["changed_shift1"] == 0.5  # moved left it is gone
+
+
+def test_padding_counts_nothing():
+    batch = bars([4, 5], [4, 0], weights=np.array([1, 0], np.float32))
+    assert probes.one_vs_rest(subject(where_is_the_bar, 2), batch)["true_positive"] == pytest.approx(1 / WIDTH)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 100])
+def test_batch_statistics_reads_batches_of_the_training_size(batch_size):
+    sizes = []
+
+    def forward(images, train=False, collections=()):
+        assert train
+        sizes.append(images.shape[0])
+        return where_is_the_bar(images)
+
+    batch = bars([1, 2, 3, 4], [1, 2, 3, 0])
+    found = probes.batch_statistics(subject(forward, batch_size), batch)
+    assert set(sizes) == {min(batch_size, 4)}
+    assert found["error_batch_statistics"] == 1
+    right, wrong = -np.log(np.e**8 / (np.e**8 + 9)), -np.log(1 / (np.e**8 + 9))
+    assert found["loss_batch_statistics"] == pytest.approx(3 * right + wrong, rel=1e-5)
+
+
+def test_crops_average_probabilities():
+    """The bar is seen once in its place and four times a column beside it: 1/5, 2/5 and 2/5."""
+    sums = probes.crops(subject(lambda images, **_: (1e3 * images.sum((1, 3)), {}), 1), bars([4], [4]))
+    assert sums["loss_crops5"] == pytest.approx(-np.log(1 / 5), rel=1e-5)
+    assert sums["error_crops5"] == 1
+
+
+def test_mirrored_crops_add_the_mirror_images():
+    sums = probes.mirrored_crops(subject(lambda images, **_: (1e3 * images.sum((1, 3)), {}), 1), bars([4], [5]))
+    assert sums["loss_crops10"] == pytest.approx(-np.log((1 + 2) / 10), rel=1e-5)  # 4 mirrored is 5
+
+
+def test_one_vs_rest_of_a_head_that_only_says_yes():
+    def yes(images, **_):
+        return jax.nn.relu(images.sum((1, 3)) - 4), {}
+
+    found = means(probes.one_vs_rest(subject(yes, 3), bars([0, 1, 2], [0, 1, 2])), 3)
+    assert found["positive"] == 1
+    assert found["true_positive"] == pytest.approx(1 / WIDTH)
+
+
+def test_every_probe_explains_itself():
+    assert all(len(probes.explain(name)) > 20 for name in probes.PROBES)
+
+
+def test_a_task_joins_the_sums_of_its_probes():
+    import flax.linen as nn
+
+    class Head(nn.Module):
+        @nn.compact
+        def __call__(self, images):
+            return nn.Dense(WIDTH)(images.reshape(images.shape[0], -1))
+
+    task = classify(Head(), "sigmoid", ("crops", "one_vs_rest"), 2)
+    batch = bars([1, 2], [1, 2])
+    variables = task.init(jax.random.key(0), batch)
+    sums = task.probe(variables, batch, lambda images: images)
+    assert set(sums) == {"count", "error_crops5", "loss_crops5", "positive", "true_positive"}
+    assert np.all((task.outputs(variables, batch) > 0) & (task.outputs(variables, batch) < 1))
+
+
+def test_responses_of_a_residual_net_are_those_of_the_analysis():
+    model = models.create("resnet8_cifar", width=4)
+    batch = bars([1, 2, 3], [0, 1, 2])
+    task = classify(model, probe_names=("responses",))
+    variables = task.init(jax.random.key(0), batch)
+    found = means(task.probe(variables, batch, lambda images: images), 3)
+    expected = list(analysis.responses(model, variables, batch["images"]).values())
+    assert [found[f"response_layer{place:02d}"] for place in range(1, 8)] == pytest.approx(expected, rel=1e-5)
+    assert found["response"] == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_a_network_without_responses_is_refused():
+    model = models.create("mlp")
+    with pytest.raises(UsageError, match="MLP stores no responses"):
+        probes.responses(probes.Subject(model, where_is_the_bar, 1), bars([1], [1]))
