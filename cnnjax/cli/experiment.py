@@ -75,7 +75,7 @@ def _main(name: str, module: ModuleType, argv: list[str]) -> int:
     if flags.calibrate:
         execute.pin(0, flags.threads)  # as a worker would be; before JAX looks at the cores
     spec, hyper, grid = _resolve(module, flags)
-    seeds = range(flags.seeds or module.SEEDS[flags.preset])
+    seeds = range(flags.first_seed, flags.first_seed + (flags.seeds or module.SEEDS[flags.preset]))
     platform = jax.default_backend()
     planned = plan(points(spec, hyper, grid, seeds), platform, execution.driver)
     resolved = {"spec": to_json(spec), "hyper": to_json(hyper), "grid": list(grid), "seeds": list(seeds)}

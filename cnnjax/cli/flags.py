@@ -36,6 +36,14 @@ class Flags:
             SWEEP, flags.DEFINE_integer, "seeds", None, "number of seeds; by default the preset's", lower_bound=1
         )
         self._define(
+            SWEEP,
+            flags.DEFINE_integer,
+            "first_seed",
+            0,
+            "the seeds count from here; fresh ones confirm what a recipe was tuned on",
+            lower_bound=0,
+        )
+        self._define(
             SWEEP, flags.DEFINE_multi_string, "sweep", [], "an axis, such as weight_decay=0,1e-4,5e-4; may be repeated"
         )
         self._define_execution()

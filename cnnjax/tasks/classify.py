@@ -17,7 +17,7 @@ Variables = dict[str, Any]  # "params" and, where the model has any, state such 
 
 
 class Task(NamedTuple):
-    """Pure functions; the trainer knows nothing else of what it trains.
+    """Four pure functions, and two for what is measured besides; the trainer knows nothing else of what it trains.
 
     Attributes:
       init: (key, batch) -> variables.
@@ -33,8 +33,8 @@ class Task(NamedTuple):
     loss: Callable[..., Any]
     evaluate: Callable[..., metrics.Sums]
     summarize: Callable[[metrics.Sums], dict[str, float]]
-    probe: Callable[..., metrics.Sums]
-    outputs: Callable[..., Any]
+    probe: Callable[..., metrics.Sums] | None = None
+    outputs: Callable[..., Any] | None = None
 
 
 def classify(

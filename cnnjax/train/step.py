@@ -140,12 +140,14 @@ def probe_sums(
         "weights": (jnp.arange(indices.shape[0]) < count).astype(jnp.float32),
     }
     variables = {"params": state.params, **state.model_state}
+    assert task.probe is not None  # the Spec names probes of this task
     return task.probe(variables, batch, lambda images: _normalize(images, pool))
 
 
 def outputs(task: Task, state: State, pool: Pool, indices: Int[Array, " batch"]) -> Float[Array, "batch classes"]:
     """The class probabilities of the examples ``indices``."""
     images = _normalize(_unit(pool["images"][indices]), pool)
+    assert task.outputs is not None
     return task.outputs({"params": state.params, **state.model_state}, {"images": images})
 
 

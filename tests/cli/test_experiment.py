@@ -100,6 +100,13 @@ def test_flags_and_axes_reach_the_runs(call, results):
     assert {row["hyper"]["dropout"] for row in rows} == {0.1}
 
 
+def test_seeds_count_from_the_first(call, results):
+    assert call("--seeds=1", "--first_seed=7") == 0
+    assert [line["seed"] for line in table(results)] == ["7", "7"]
+    assert call("--seeds=2", "--first_seed=6") == 0  # one more, before it
+    assert sorted({line["seed"] for line in table(results)}) == ["6", "7"]
+
+
 def test_claims_whose_axis_is_gone_are_not_judged(call, results, capsys):
     assert call("--l2=0.01") == 0
     printed = capsys.readouterr()
