@@ -151,6 +151,37 @@ def holm(p_values: Values) -> list[float]:
     return adjusted.tolist()
 
 
+def factorial_effects(cells: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Main effects and interactions of a full two-level factorial with k factors.
+
+    Args:
+      cells: shape (2,) * k, one response for each combination of levels: ``cells[0, 1]`` has the first
+        factor off and the second one on.
+
+    Returns:
+      Shape (2,) * k. The entry with ones at the factors of a set S is the effect of S, the rest being averaged
+      over: for one factor the mean with it less the mean without; for two, half of how much more the one
+      does with the other than without it; and so on. The entry with zeros alone is the mean of all cells.
+      Effects that are only floating-point residue are 0. (Box, Hunter and Hunter, "Statistics for
+      Experimenters", 2005, chapter 5.)
+
+    Raises:
+      UsageError: a factor without exactly two levels, no factor, or a response that is not finite.
+    """
+    cells = np.asarray(cells, float)
+    if cells.ndim == 0 or set(cells.shape) != {2}:
+        raise UsageError(f"Cells of shape {cells.shape} are no two-level factorial: give shape (2,) * factors.")
+    if not np.isfinite(cells).all():
+        raise UsageError("A cell is not finite: drop that seed, or give a diverged run the error of chance.")
+    effects = cells
+    for axis in range(cells.ndim):
+        low, high = np.moveaxis(effects, axis, 0)
+        effects = np.stack([(low + high) / 2, (high - low) / 2], axis)
+    effects = 2 * effects
+    effects[(0,) * cells.ndim] /= 2
+    return np.where(np.abs(effects) <= ROUNDING * np.abs(cells).mean(), 0.0, effects)
+
+
 def power(effect: float, sd: float, n: int, alpha: float = 0.05, margin: float | None = None) -> float:
     """The chance that a one-sided paired t test at ``alpha`` with ``n`` seeds finds ``effect`` above 0.
 

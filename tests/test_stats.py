@@ -256,3 +256,53 @@ def test_no_number_of_seeds_decides():
 def test_power_refuses_what_it_cannot_mean(arguments):
     with pytest.raises(UsageError, match=rf"\b{next(iter(arguments))}\b"):
         stats.power(**({"effect": 1.0, "sd": 1.0, "n": 3} | arguments))
+
+
+# Factorial effects
+
+
+def test_effects_of_an_additive_response_are_its_terms_and_no_interaction():
+    cells = np.fromfunction(lambda a, b, c: 0.3 - 0.1 * a + 0.02 * b + 0.0 * c, (2, 2, 2))
+    effects = stats.factorial_effects(cells)
+    assert effects[0, 0, 0] == pytest.approx(0.3 - 0.05 + 0.01)
+    assert effects[1, 0, 0] == pytest.approx(-0.1)
+    assert effects[0, 1, 0] == pytest.approx(0.02)
+    assert effects[0, 0, 1] == 0
+    order = np.indices(cells.shape).sum(0)
+    assert np.all(effects[order >= 2] == 0)  # to the bit: residue is no effect
+
+
+def test_an_interaction_is_half_the_difference_of_the_differences():
+    none, second, first, both = 0.5, 0.3, 0.4, 0.35
+    effects = stats.factorial_effects(np.array([[none, second], [first, both]]))
+    assert effects[1, 0] == pytest.approx((first + both) / 2 - (none + second) / 2)
+    assert effects[0, 1] == pytest.approx((second + both) / 2 - (none + first) / 2)
+    assert effects[1, 1] == pytest.approx(((both - second) - (first - none)) / 2)
+
+
+@given(cells=st.lists(thousandths, min_size=8, max_size=8))
+@reproducible
+def test_effects_hold_the_whole_response(cells):
+    """y = mean + half the sum of the signed effects: the effects coding, inverted."""
+    cells = np.array(cells).reshape(2, 2, 2)
+    effects = stats.factorial_effects(cells)
+    effects[0, 0, 0] *= 2
+    signs = np.array([-1, 1])
+    rebuilt = np.zeros(cells.shape)
+    for subset in np.ndindex(2, 2, 2):
+        columns = [signs if chosen else np.ones(2) for chosen in subset]
+        rebuilt += effects[subset] / 2 * np.einsum("i,j,k->ijk", *columns)
+    np.testing.assert_allclose(rebuilt, cells, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (np.float64(1.0), "no two-level factorial"),
+        (np.zeros((2, 3)), r"shape \(2, 3\)"),
+        (np.array([0.1, np.nan]), "not finite"),
+    ],
+)
+def test_cells_that_are_no_factorial_are_refused(cells, message):
+    with pytest.raises(UsageError, match=message):
+        stats.factorial_effects(np.asarray(cells))
