@@ -144,7 +144,7 @@ def judge(claims: Sequence[Claim], samples: Mapping[str, Sequence[float]]) -> li
     p_values = [_p_values(claim, sample) for claim, sample in zip(tested, cases, strict=True)]
     reproduce = _corrected([p for p, _ in p_values])
     refute = _corrected([p for _, p in p_values])
-    judged = {c.id: _verdict(c, *case) for c, *case in zip(tested, summaries, reproduce, refute, strict=True)}
+    judged = {c.id: _verdict(c, s, r, f) for c, s, r, f in zip(tested, summaries, reproduce, refute, strict=True)}
     exact = {claim.id: _exact(claim, list(samples.get(claim.id, ()))) for claim in claims if claim.test == EXACT}
     return [{**judged, **exact}[claim.id] for claim in claims]
 
