@@ -214,6 +214,11 @@ def by_seed(
     return values
 
 
+def chance(rows: Iterable[Row]) -> float:
+    """The error of guessing between equally frequent classes: what the error of a diverged run is worth."""
+    return next((1 - 1 / row["classes"] for row in rows if row["status"] == "diverged"), 1.0)  # 1 where none did
+
+
 def contrast(plus: Sequence[Mapping[int, float]], minus: Sequence[Mapping[int, float]]) -> list[float]:
     """Sum of the ``plus`` terms less the ``minus`` terms, for each seed that all have, in seed order.
 

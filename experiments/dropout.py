@@ -37,7 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax import claims, cli, models
-from cnnjax.data import DataConfig, describe
+from cnnjax.data import DataConfig
 from cnnjax.nn import Dropout
 from cnnjax.report import style
 from cnnjax.report.figures import Drawing
@@ -153,7 +153,7 @@ def verdict(rows: list[dict], measured: list[dict]) -> list[claims.Verdict]:
     best: dict[tuple[str, str], dict[int, float]] = {}
     for norm in NORMS:
         chosen = best_dropout(rows, norm)
-        for metric, diverged in (("train_loss", None), ("test_loss", None), ("test_error", chance(rows))):
+        for metric, diverged in (("train_loss", None), ("test_loss", None), ("test_error", claims.chance(rows))):
             best[norm, metric] = claims.by_seed(rows, metric, {"model.norm": norm, **chosen}, diverged)
             off = {"model.norm": norm, "model.dropout_at": "dense", "dropout": 0.0}
             without[norm, metric] = claims.by_seed(rows, metric, off, diverged)
@@ -190,18 +190,10 @@ def best_dropout(rows: list[dict], norm: str) -> dict[str, Any]:
         raise UsageError("No run has a dropout rate above 0, which the claims compare with 0. Sweep one.")
 
     def error(candidate: Mapping[str, Any]) -> float:
-        found = claims.by_seed(rows, "valid_error", {"model.norm": norm, **candidate}, chance(rows))
+        found = claims.by_seed(rows, "valid_error", {"model.norm": norm, **candidate}, claims.chance(rows))
         return float(np.mean(list(found.values()))) if found else float("inf")
 
     return min(candidates, key=error)
-
-
-def chance(rows: Sequence[Mapping[str, Any]]) -> float:
-    """The error of guessing between equally frequent classes: what a diverged run is worth."""
-    diverged = next((row for row in rows if row["status"] == "diverged"), None)
-    if diverged is None:
-        return 1.0  # not used
-    return 1 - 1 / describe(DataConfig(**diverged["spec"]["data"])).num_classes
 
 
 def deviations(measured: list[dict], claim: str) -> list[float]:

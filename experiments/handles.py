@@ -40,7 +40,6 @@ from cnnjax.report import style
 from cnnjax.report.figures import Drawing
 from cnnjax.sweep import Grid, explicit, product
 from cnnjax.train import Hyper, Spec
-from experiments.dropout import chance
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -161,7 +160,7 @@ def responses(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[int, Float
       UsageError: two runs of one seed have the same handles.
       KeyError: a run does not say which handles it has.
     """
-    diverged = chance(rows) if metric.endswith("_error") else None
+    diverged = claims.chance(rows) if metric.endswith("_error") else None
     wheres = {levels(row["assignment"]): row["assignment"] for row in rows}
     found = {at: claims.by_seed(rows, metric, where, diverged) for at, where in wheres.items()}
     if len(found) < 2 ** len(HANDLES):

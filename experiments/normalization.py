@@ -45,7 +45,6 @@ from cnnjax.report.table import Row, value_text
 from cnnjax.sweep import Grid, product, zipped
 from cnnjax.sweep.grid import axis
 from cnnjax.train import Hyper, Spec
-from experiments.dropout import chance
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -253,7 +252,7 @@ def steps_to(row: Row, target: float) -> int:
 
 def verdict(rows: list[dict], measured: list[dict]) -> list[claims.Verdict]:
     """Compares kinds at their chosen rates, largest stable rates, and small against large batches, seed by seed."""
-    runs, guess = Runs(rows), chance(rows)
+    runs, guess = Runs(rows), claims.chance(rows)
     plain, batch = runs.select("none"), runs.select("batch")
 
     def test_error(kind: str, size: int) -> dict[int, float]:
@@ -354,7 +353,7 @@ def layer_deviations(kind: str, seed: int) -> dict[str, float]:
 
 def draw_rates(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured: Sequence[Row]) -> None:
     """The training error at the end against the learning rate; a line for each kind."""
-    runs, guess = Runs(rows), chance(rows)
+    runs, guess = Runs(rows), claims.chance(rows)
     style.resize(figure, 4.2)
     ax = figure.subplots()
     looks = style.hues(kinds_of(rows))
@@ -368,7 +367,7 @@ def draw_rates(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured
 
 def draw_speed(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured: Sequence[Row]) -> None:
     """The training error against the step, for each kind at its chosen rate."""
-    runs, guess = Runs(rows), chance(rows)
+    runs, guess = Runs(rows), claims.chance(rows)
     style.resize(figure, 4.2)
     ax = figure.subplots()
     looks = {}
@@ -388,7 +387,7 @@ def draw_speed(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured
 
 def draw_batches(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured: Sequence[Row]) -> None:
     """Test error, and the difference between remembered and the batches' own statistics, against the batch size."""
-    runs, guess = Runs(rows), chance(rows)
+    runs, guess = Runs(rows), claims.chance(rows)
     style.resize(figure, 4.2)
     left, right = figure.subplots(1, 2)
     chosen = {
@@ -409,7 +408,7 @@ def draw_batches(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measur
 
 def draw_depths(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured: Sequence[Row]) -> None:
     """The largest stable learning rate against the depth, without and with batch normalisation."""
-    runs, guess = Runs(rows), chance(rows)
+    runs, guess = Runs(rows), claims.chance(rows)
     style.resize(figure, 4.2)
     ax = figure.subplots()
     looks = {kind: look for kind, look in style.hues(kinds_of(rows)).items() if kind in ("none", "batch")}

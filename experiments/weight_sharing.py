@@ -47,7 +47,6 @@ from cnnjax.report import style
 from cnnjax.report.figures import Drawing
 from cnnjax.sweep import Grid
 from cnnjax.train import Hyper, Spec
-from experiments.dropout import chance
 
 TITLE = "Weight sharing: fully-connected, locally connected and convolutional layers of the same size"
 SEEDS = {"smoke": 2, "quick": 16, "paper": 5}
@@ -161,7 +160,7 @@ def values(
 ) -> dict[int, float]:
     """An error of one net, by seed; a diverged run has the error of chance."""
     where = {"model": NETS[net], "train_size": size, "data.permute_pixels": permuted}
-    return claims.by_seed(rows, metric, where, diverged=chance(rows))
+    return claims.by_seed(rows, metric, where, diverged=claims.chance(rows))
 
 
 def sizes_of(rows: Sequence[Mapping[str, Any]]) -> list[int]:

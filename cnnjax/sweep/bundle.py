@@ -94,6 +94,7 @@ def run_bundle(
             **_identity(point),
             **asdict(outcome),
             "outputs": encoded(outcome.outputs),
+            "classes": bundle.info.num_classes,
             **_circumstances(outcome, signature, worker, fingerprint),
         }
         for point, outcome in zip(bundle.points, outcomes, strict=False)  # lanes beyond the points are padding

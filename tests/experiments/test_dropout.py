@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from cnnjax import claims
 from cnnjax.data import DataConfig
 from cnnjax.typing import UsageError
 from experiments import dropout
@@ -62,11 +63,11 @@ def test_the_best_dropout_is_chosen_on_validation_and_is_not_none():
 
 def test_a_diverged_run_counts_with_the_error_of_chance():
     rows = made({"none": 0.1, "batch": 0.0})
-    assert dropout.chance(rows) == 1  # none did
+    assert claims.chance(rows) == 1  # none did
     for row in rows:
         if row["assignment"] == {"model.norm": "none", "model.dropout_at": "all", "dropout": 0.2} and not row["seed"]:
-            row.update(status="diverged", spec={"data": vars(DataConfig())})
-    assert dropout.chance(rows) == pytest.approx(0.9)
+            row.update(status="diverged", classes=10)
+    assert claims.chance(rows) == pytest.approx(0.9)
     assert dropout.best_dropout(rows, "none") == {"model.dropout_at": "all", "dropout": 0.2}  # (0.9 + 7 * 0.2) / 8
     effect = next(v.effect for v in dropout.verdict(rows, []) if v.id == "dropout-improves-test")
     assert effect == pytest.approx((0.6 - 7 * 0.1) / 8, abs=0.003)

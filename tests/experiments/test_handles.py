@@ -68,7 +68,7 @@ def test_a_seed_that_lacks_a_combination_is_left_out_and_a_diverged_run_is_not()
     rows = made(additive)
     rows[0]["status"] = "failed"
     assert sorted(handles.responses(rows, "test_error")) == [1, 2, 3, 4, 5]
-    rows[0].update(status="diverged", spec={"data": vars(DataConfig())})
+    rows[0].update(status="diverged", classes=10)
     found = handles.responses(rows, "test_error")
     assert sorted(found) == [0, 1, 2, 3, 4, 5]
     assert found[0][handles.levels(rows[0]["assignment"])] == pytest.approx(0.9)

@@ -71,7 +71,7 @@ def test_a_diverged_run_counts_with_the_error_of_chance():
     made = rows()
     for row in made:
         if row["assignment"]["model"] == weight_sharing.NETS["pooled"] and row["assignment"]["train_size"] == FEW:
-            row.update(status="diverged", metrics={}, spec={"data": vars(DataConfig())})
+            row.update(status="diverged", metrics={}, classes=10)
     verdicts = {v.id: v for v in weight_sharing.verdict(made, [])}
     claim = verdicts["convolution-overfits-less"]
     assert claim.n == len(SEEDS)  # both errors are those of chance, so the gap is 0
