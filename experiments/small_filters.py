@@ -26,10 +26,14 @@ training errors of 0.01, 0.29 and 0.87 with three seeds (A: 0.00 to 0.02), which
 nothing about depth. The learning rate rises over the first tenth of the run.
 
 Quick enlarges the digits to 16x16, so that a 7x7 filter does not cover the whole map, and trains narrow nets (8
-channels in the first stage) for 150 steps with 10 seeds: about QQQ minutes on two CPU cores. PILOT
-On other data quick is the same nets on 4,096 pictures at 16x16 for 600 steps. Paper trains nets of the published widths,
-all five stages for part 3, with batch normalisation, crops and flips for 20,000 steps at 32x32 and needs an
-accelerator.
+channels in the first stage) for 150 steps with 10 seeds: about 2 minutes on two CPU cores. All fit the training
+split. A pilot with 4 seeds: test errors of 0.021 (one 7x7), 0.025 (three 3x3), 0.021 (one 5x5) and 0.023 (two
+3x3), with standard deviations of the differences of 0.002 and 0.006, so 10 seeds place them below the margin of
+0.01 with power 0.8; and 0.016 (A), 0.026 (B), 0.020 (D) and 0.024 (E). Digits are too easy for depth to help,
+and E does a little worse than A.
+
+On other data quick is the same nets on 4,096 pictures at 16x16 for 600 steps. Paper trains nets of the published
+widths, all five stages for part 3, with crops and flips for 20,000 steps at 32x32 and needs an accelerator.
 """
 
 import math
@@ -84,7 +88,7 @@ CLAIMS = (
         "With three 3x3 convolutions in place of one of 7x7 the test error is not higher.",
         "S3:519-532; S4:386-401",
         "not_greater",
-        margin=0.02,
+        margin=0.01,
         unit="test error, fraction",
     ),
     claims.Claim(
@@ -92,7 +96,7 @@ CLAIMS = (
         "With two 3x3 convolutions in place of one of 5x5 the test error is not higher.",
         "S3:519-532; S4:386-401",
         "not_greater",
-        margin=0.02,
+        margin=0.01,
         unit="test error, fraction",
     ),
     claims.Claim(
@@ -253,28 +257,26 @@ def _kind(row: Row) -> tuple[int, int]:
 
 
 def draw_chains(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured: Sequence[Row]) -> None:
-    """Test error, training error and weights of each chain."""
+    """Test error and weights of each chain."""
     style.resize(figure, 3.6)
-    axes = figure.subplots(1, 3, sharey=True)
+    errors, costs = figure.subplots(1, 2, sharey=True)
     names = {kind: f"{('one', 'two', 'three')[kind[1] - 1]} {kind[0]}x{kind[0]}" for kind in CHAINS}
     done = [row for row in rows if row["status"] == "done"]
     for place, kind in enumerate(names):
         colour = style.COLOURS[kind[0] == 3]
-        members = [row["metrics"] for row in done if chain(row["assignment"]) == kind]
-        for ax, metric in zip(axes, ("test_error", "train_error"), strict=False):
-            _dots(ax, place, [metrics[metric] for metrics in members], colour)
-        weights = next(
-            row["metrics"]["weights"] for row in measured if _kind(row) == kind and "weights" in row["metrics"]
-        )
-        axes[2].barh(place, weights, color=colour, height=0.55)
-        axes[2].text(weights + 1, place, f"{weights:g} C²", va="center")
-    for ax, text in zip(axes, ("test error (fraction)", "training error (fraction)", "weights over C²"), strict=True):
+        members = [row["metrics"]["test_error"] for row in done if chain(row["assignment"]) == kind]
+        _dots(errors, place, members, colour)
+        counted = [row["metrics"] for row in measured if _kind(row) == kind and "weights" in row["metrics"]]
+        weights = counted[0]["weights"]
+        costs.barh(place, weights, color=colour, height=0.55)
+        costs.text(weights + 1, place, f"{weights:g} C²", va="center")
+    for ax, text in ((errors, "test error (fraction)"), (costs, "weights over C²")):
         ax.set_xlabel(text)
         ax.set_xlim(left=0)
         ax.grid(visible=False, axis="y")
-    axes[2].set_xlim(0, 62)
-    axes[0].set_yticks(range(len(names)), list(names.values()))
-    axes[0].set_ylim(len(names) - 0.4, -0.6)
+    costs.set_xlim(0, 60)
+    errors.set_yticks(range(len(names)), list(names.values()))
+    errors.set_ylim(len(names) - 0.4, -0.6)
 
 
 def _dots(ax: Any, place: float, values: list[float], colour: str) -> None:

@@ -4,7 +4,6 @@
 (``test_<name>``), and costs a few forward passes.
 """
 
-import inspect
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -130,11 +129,6 @@ PROBES: dict[str, Probe] = {
     function.__name__: function
     for function in (shifts, batch_statistics, crops, mirrored_crops, one_vs_rest, responses)
 }
-
-
-def explain(name: str) -> str:
-    """The first line of a probe's description."""
-    return (inspect.getdoc(PROBES[name]) or "").splitlines()[0]
 
 
 def _corner_views(images: Images) -> Float[Array, "views n h w c"]:

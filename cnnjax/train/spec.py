@@ -47,10 +47,12 @@ class Spec:
     patience: int = _field(5, "schedule=plateau: epochs without a better training loss before the rate drops", 1)
     warmup_form: Warmup = _field("linear", "how the rate rises during the warm-up")
     precision: Precision = _field("float32", "arithmetic of the layers; parameters and losses stay float32")
-    augment: tuple[str, ...] = _field((), "augmentations that exist in the program; strengths are swept")
+    augment: tuple[str, ...] = _field(
+        (), f"augmentations that exist in the program, their strengths swept: {', '.join(augment.AUGMENTATIONS)}"
+    )
     decayed: Decayed = _field("kernels", "what l2 and weight_decay act on: kernels, or all parameters")
     loss: Loss = _field("softmax", "softmax: cross-entropy over the classes; sigmoid: each class a yes or no")
-    probes: tuple[str, ...] = _field((), "further measurements on the test split, in the same pass at the end")
+    probes: tuple[str, ...] = _field((), f"measured besides on the test split, at the end: {', '.join(PROBES)}")
     keep_outputs: bool = _field(False, "keep the class probabilities of the test split in each row")
 
 
