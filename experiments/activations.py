@@ -19,11 +19,14 @@ He et al.'s initial weights, tanh and sigmoid from those of Glorot and Bengio, w
 is 0.9, the rate constant, and nothing is regularised.
 
 Quick trains a net of four layers on digits for 320 steps with 7 rates and 8 seeds: about 2 minutes on two CPU
-cores. A pilot with 3 seeds: tanh 8-12 steps, ReLU 12-36, sigmoid 180-250; the log2 ratio of ReLU to tanh was 1.2
-with a standard deviation of 0.5, so 5 seeds decide it with power 0.8. On digits, then, tanh is *faster* than
-ReLU: 25 % is reached in the first or second epoch, where a linear classifier does as well and saturation has not
-begun to matter. On other data quick is a net twice as wide on 2,048 pictures at 16x16 for 800 steps with 4 rates.
-Paper is a net of three 5x5 convolutions and a dense layer for 20,000 steps and needs an accelerator.
+cores. (A pilot with 3 seeds: log2 ratio of ReLU to tanh 1.2, standard deviation 0.5: 5 seeds for power 0.8.)
+Expect 25 % after about 10 steps with tanh (rate 0.5), 30 with ReLU (0.02) and 210 with the sigmoid (0.2). On
+digits, then, tanh is *faster* than ReLU: 25 % is reached within two epochs, where a linear classifier does as
+well and saturation has not begun to matter; at that rate tanh then stays at 15 to 20 %, while ReLU goes on to 0.
+Expect the head with ReLU to die altogether (test error 0.9, precision 0.10; without ReLU 0.05 and 0.94).
+On other data quick is a net twice as wide on 2,048 pictures at 16x16 for 800 steps with 4 rates; a pilot with 2
+seeds on CIFAR-10 points the same way, 220 to 280 steps with tanh against 380 to 460 with ReLU. Paper is a net of
+three 5x5 convolutions and a dense layer for 20,000 steps and needs an accelerator.
 
 The head is judged as one question for each picture and class, "is this a 3?", with yes at sigmoid >= 0.5. With
 ReLU before the sigmoid every answer is yes for any weights whatever, so the share of right ones among them
@@ -215,7 +218,7 @@ def chosen_rates(rows: Sequence[Row]) -> dict[str, float]:
         def slowness(rate: float, name: str = name) -> tuple[float, float]:
             found = log2_steps(rows, "valid_error", name, rate)
             where = {"model.activation": name, "learning_rate": rate}
-            errors = claims.by_seed(rows, "valid_error", where, diverged=1.0)
+            errors = claims.by_seed(rows, "valid_error", where, diverged=claims.chance(rows))
             return _mean(found), _mean(errors)
 
         chosen[name] = min(rates, key=slowness)

@@ -18,9 +18,10 @@ is counted.
 
 Quick enlarges the digits from 8x8 to 16x16 pixels, because at 8x8 one pixel is an eighth of the picture and no
 longer a small shift. A net of two convolutions is trained for 200 steps with 20 seeds: about a minute on two
-CPU cores. A pilot with 3 seeds, after a move by one pixel: max pooling changes 0.071 of the predictions, blur
-0.017 less (standard deviation of the difference 0.006: 5 seeds for power 0.8), stride 0.051 more (0.016: 4
-seeds); the test error of stride is 0.010 higher (0.013: 20 seeds to place it below the margin of 0.02).
+CPU cores. (A pilot with 3 seeds: 4 and 5 seeds decide the comparisons of stability with power 0.8, 20 that of the
+test errors.) Expect a move by one pixel to change 0.05 of the predictions with blur, 0.07 with max, 0.09 with
+average and 0.13 with stride, and one by four pixels 0.71 to 0.87. The test error is 0.025 with max and 0.034 with
+stride: within the margin of 0.02, but not by chance.
 On other data quick is a wider net on 4,096 pictures at 16x16. Paper trains VGG-style nets of six convolutions
 with batch normalisation, crops and flips for 20,000 steps and needs an accelerator.
 
@@ -179,7 +180,7 @@ def verdict(rows: list[dict], measured: list[dict]) -> list[claims.Verdict]:
         return claims.by_seed(rows, f"test_changed_shift{shift}", {"model.pool": pool}, diverged=1.0)
 
     def error(pool: str) -> dict[int, float]:
-        return claims.by_seed(rows, "test_error", {"model.pool": pool}, diverged=1.0)
+        return claims.by_seed(rows, "test_error", {"model.pool": pool}, diverged=claims.chance(rows))
 
     def log_changed(pool: str, shift: int) -> dict[int, float]:
         return {seed: math.log2(max(share, FLOOR)) for seed, share in changed(pool, shift).items()}

@@ -98,7 +98,7 @@ def test_among_rates_that_never_get_there_the_final_validation_error_decides():
 def test_a_diverged_run_counts_with_the_length_and_not_a_number_reaches_nothing():
     rows = fabricated(every(10, 40, 80))
     lost = next(row for row in rows if row["assignment"].get("model.activation") == "relu")
-    lost.update(status="diverged", metrics={})
+    lost.update(status="diverged", classes=10, metrics={})
     for entry in lost["history"]:
         entry["train_error"] = math.nan
     lost["history"] = lost["history"][:3]

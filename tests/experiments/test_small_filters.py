@@ -58,13 +58,13 @@ def test_noise_decides_nothing(measured):
     assert {found[name] for name in TRAINED} == {"inconclusive"}
 
 
-def test_a_diverged_run_counts_as_wrong_everywhere(measured):
+def test_a_diverged_run_counts_with_the_error_of_chance(measured):
     rows = fabricated(dict.fromkeys(small_filters.CHAINS, 0.1), {4: 0.1, 8: 0.1}, noise=0.0)
     lost = next(row for row in rows if small_filters.chain(row["assignment"]) == (3, 3))
-    lost.update(status="diverged", metrics={})
+    lost.update(status="diverged", classes=10, metrics={})
     found = {verdict.id: verdict for verdict in small_filters.verdict(rows, measured)}
     assert found["three-small-not-worse"].n == 8
-    assert found["three-small-not-worse"].effect == pytest.approx(0.9 / 8)
+    assert found["three-small-not-worse"].effect == pytest.approx((0.9 - 0.1) / 8)
 
 
 def test_costs_are_those_of_the_paper():
