@@ -16,7 +16,10 @@ shortcuts (option B of the paper): on digits (8x8) 200 steps each, about 3 minut
 5,120 images at 16x16 for 300 steps, about 16 minutes. On digits also plain nets of 20 layers without normalisation,
 initialised in three ways. Expect on digits a training error of 0 for all but the plain net of 44 layers, which stalls
 between 0.1 and 0.8; on CIFAR-10 about 0.4 for 20 layers, 0.75 for 44 plain and 0.5 for 44 residual ones, which is
-too early to say whether the deeper residual net ends worse. Gradients are measured on 64 digits, nets of width 8.
+too early to say whether the deeper residual net ends worse. Without normalisation, only He's initialisation leaves
+the error of chance. Gradients are measured on 64 digits, with nets of width 8: without normalisation, the one that
+reaches the first of 56 layers is 1e8 times larger with shortcuts than without. The layers' responses differ little
+after so few steps: at 20 layers 1.00 on average with shortcuts and 1.04 without.
 
 Paper is section 4.2: 20 to 110 layers of width 16, batches of 128, 64,000 steps, learning rate 0.1
 divided by 10 at 32,000 and 48,000, momentum 0.9, weight decay 1e-4 (in the loss, as lambda / 2, on all
@@ -266,24 +269,42 @@ def measure(preset: str, data: DataConfig) -> list[dict]:
 def initial_gradients(depth: int, norm: str, init: str, seeds: int) -> list[dict]:
     """The gradients of a plain and a residual net at equal random parameters, layer by layer, for some seeds."""
     images, labels = some_digits()
-    plain, residual = (
-        models.create(f"{kind}{depth}_cifar", width=8, norm=norm, kernel_init=init) for kind in ("plain", "resnet")
-    )
-    draw = jax.jit(plain.init)
+    nets = {
+        shortcut: models.create(f"{kind}{depth}_cifar", width=8, norm=norm)
+        for shortcut, kind in (("none", "plain"), ("A", "resnet"))
+    }
+    shapes = models.parameter_shapes(nets["A"], (8, 8, 1))  # option A has no parameters of its own
     rows = []
     for seed in range(seeds):
-        variables = draw(jax.random.key(seed), images[:1])  # option A has no parameters of its own
-        for shortcut, net in (("none", plain), ("A", residual)):
-            # He's parameters under every initialisation's own net would be another program for the same gradient.
-            norms = analysis.gradient_norms(net.clone(kernel_init="he"), variables, images, labels).values()
+        variables = random_variables(shapes, init, seed)
+        for shortcut, net in nets.items():
+            norms = analysis.gradient_norms(net, variables, images, labels).values()
+            found = {f"gradient_layer{place:02d}": norm for place, norm in enumerate(norms, 1)}
             rows.append(
-                claims.measured(
-                    {"shortcut": shortcut, "norm": norm, "init": init, "depth": depth},
-                    seed,
-                    {f"gradient_layer{place:02d}": norm for place, norm in enumerate(norms, 1)},
-                )
+                claims.measured({"shortcut": shortcut, "norm": norm, "init": init, "depth": depth}, seed, found)
             )
     return rows
+
+
+def random_variables(shapes: dict[str, Any], init: str, seed: int) -> dict[str, Any]:
+    """Variables as at the start of training; NumPy draws them, for compiling that into a program takes seconds."""
+    generator = np.random.default_rng(seed)
+
+    def fill(path, leaf):
+        name = path[-1].key
+        if name != "kernel":
+            return jnp.full(leaf.shape, 1.0 if name in ("scale", "var") else 0.0)
+        deviation = kernel_deviation(init, leaf.shape[-4:])  # kernels of equal blocks are stacked along a first axis
+        return jnp.asarray(generator.normal(0, deviation, leaf.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def kernel_deviation(init: str, shape: tuple[int, ...]) -> float:
+    """The standard deviation that ``cnnjax.nn.initializer(init)`` gives a kernel (..., inputs, outputs)."""
+    field = math.prod(shape[:-2])
+    into, out_of = field * shape[-2], field * shape[-1]
+    return {"he": math.sqrt(2 / into), "xavier": math.sqrt(2 / (into + out_of)), "gaussian": 0.01}[init]
 
 
 def some_digits() -> tuple[jax.Array, jax.Array]:
@@ -332,6 +353,7 @@ def draw_gradients(figure: "matplotlib.figure.Figure", rows: Sequence[Row], meas
         ax.set_xlabel("place of the layer (0: first, 1: last)")
         ax.set_yscale("log")
         ax.set_ylim(max(ax.get_ylim()[0], 1e-16), None)
+        ax.yaxis.set_major_formatter(lambda value, _: f"1e{math.log10(value):.0f}")
     for ax in axes[::columns]:
         ax.set_ylabel("norm of the gradient")
     style.legend(figure, looks, "")
@@ -342,7 +364,12 @@ def draw_responses(figure: "matplotlib.figure.Figure", rows: Sequence[Row], meas
     rows = [row for row in rows if row["status"] == "done" and as_published(row["assignment"])]
     depths = sorted({layers(row["assignment"]) for row in rows})
     looks = style.hues(("plain", "residual"))
-    for ax, depth in zip(style.panels(figure, len(depths)), depths, strict=True):
+    columns = min(style.COLUMNS, len(depths))
+    style.resize(figure, 0.6 + 3.2 * -(-len(depths) // columns))
+    axes = list(figure.subplots(-(-len(depths) // columns), columns, squeeze=False).flat)  # each with its own scale
+    for unused in axes[len(depths) :]:
+        unused.remove()
+    for ax, depth in zip(axes, depths, strict=False):
         for kind, look in looks.items():
             members = [
                 row["metrics"]
@@ -368,7 +395,7 @@ FIGURES = (
         draw_gradients,
         "The norm of the loss's gradient with respect to each layer's kernel, at random parameters, on 64 digits. In "
         "plain nets without normalisation all gradients shrink as the net gets deeper (lines below 1e-16 are cut off); "
-        "shortcuts keep them. With batch normalisation, the deep plain net's first layers get the largest ones.",
+        "shortcuts prevent that. With batch normalisation, the deep plain net's first layers get the largest ones.",
         note=f"Mean and 95 % interval over {SEEDS['quick']} initialisations; nothing is trained.",
     ),
     Drawing(
@@ -378,7 +405,7 @@ FIGURES = (
         "The standard deviation of what each 3x3 layer puts out on the test split, after normalisation, before the "
         "shortcut is added (He et al. 2015, figure 7). Smaller responses mean that a block changes its input less.",
     ),
-    Finals(("train_error", "test_error")),
+    Finals(("train_error", "test_error"), title="Errors at the last step", only=as_published),
 )
 
 

@@ -14,17 +14,21 @@ normalisation with two images in a batch, when its statistics are noise.
     python -m experiments.normalization --preset=paper --data=folder:DIR
 
 Quick trains a net of four 3x3 convolutions on digits (8x8), 6,400 images in batches of 32 at a constant rate, with
-5 seeds: every kind at seven learning rates, none and batch normalisation at half and twice the depth too, batch and
-group normalisation also in batches of 8 and 2. About 3 minutes on two CPU cores. On other data it is a net of five
-convolutions on 4,096 images at 16x16, 12,800 images seen, about 9 minutes. Paper is the same comparison with nets of
-3 to 12 convolutions of 64 to 256 channels on the whole training split, 2.5 million images seen; it needs an
-accelerator.
+8 seeds: every kind at seven learning rates, none and batch normalisation at half and twice the depth too, batch and
+group normalisation also in batches of 8 and 2. About 3 minutes on two CPU cores. Expect the net to bear a rate of 0.04
+without normalisation and about 0.2 with batch or instance normalisation, half as many steps to the same training
+error, and test errors of 0.02 throughout: digits are too easy for the kinds to differ much in what they learn. On
+other data it is a net of five convolutions on 4,096 images at 16x16, 12,800 images seen, about 8 minutes. A pilot with
+2 seeds on CIFAR-10: batch normalisation bears twice the rate; test errors of 0.58 (batch), 0.60 (instance) and 0.62
+(none); a saving of log2 of steps of 0.9 (standard deviation 0.7: 8 seeds for power 0.8). Paper is the same comparison
+with nets of 3 to 12 convolutions of 64 to 256 channels on the whole training split, 2.5 million images seen; it needs
+an accelerator.
 
 A rate counts as stable if it costs at most 0.1 of training error against the best rate of the same kind and seed;
 runs that diverge count with the error of chance. The rate at which kinds are compared is the one with the smallest
 mean validation error, chosen for each kind and batch size; the comparison itself reads the training history or the
-test split. Steps are counted as Ioffe and Szegedy did: up to the training error that the net without
-normalisation ends with.
+test split. Steps are counted as Ioffe and Szegedy did: until the training error is as good as
+what the net without normalisation ends with, to within 0.05.
 """
 
 import functools
@@ -52,9 +56,10 @@ if TYPE_CHECKING:
 
 TITLE = "Normalisation: none, batch, instance, group, layer"
 KINDS = ("none", "batch", "instance", "group", "layer")
-SEEDS = {"smoke": 2, "quick": 5, "paper": 5}
+SEEDS = {"smoke": 2, "quick": 8, "paper": 5}
 TIMES = 5  # Ioffe and Szegedy's factor between the rates with and without
 TOLERANCE = 0.1  # training error that a stable rate may cost
+CLOSE = 0.05  # training error within which a net is as good as another
 GROUPS = 8  # of group normalisation, here as in ``cnnjax.models.vgg``
 
 Stages = tuple[tuple[int, int], ...]
@@ -62,6 +67,13 @@ Stages = tuple[tuple[int, int], ...]
 CLAIMS = (
     claims.Claim(
         "larger-rates",
+        "With batch normalisation the largest stable learning rate is larger than without.",
+        "S3:620-622",
+        "greater",
+        unit="log10 of the ratio of rates",
+    ),
+    claims.Claim(
+        "five-times-larger-rates",
         f"With batch normalisation the largest stable learning rate is more than {TIMES} times that without.",
         "S3:620-622",
         "greater",
@@ -69,7 +81,7 @@ CLAIMS = (
     ),
     claims.Claim(
         "fewer-steps",
-        "With batch normalisation fewer steps reach the training error that the net without it ends with.",
+        "With batch normalisation fewer steps lead to the training error that the net without it ends with.",
         "S3:620-622",
         "greater",
         unit="log2 of the ratio of steps, without to with",
@@ -123,7 +135,7 @@ def spec(preset: str, data: DataConfig) -> Spec:
     return Spec(
         model="vgg_small", model_fields=(("dense", ()),), schedule="constant", probes=("batch_statistics",),
         data=DataConfig(**{**vars(data), **size, "valid_fraction": fraction}),
-        train_examples={"smoke": 32, "quick": 512, "paper": 5_000}[preset],
+        train_examples={"smoke": 32, "quick": 256, "paper": 5_000}[preset],
     )  # fmt: skip
 
 
@@ -149,9 +161,9 @@ def grid(preset: str, data: DataConfig) -> Grid:
         return _all_points(rates, nets, ((32, 200), (8, 800), (2, 3_200)), small=(0.0025, 0.005, 0.01))
     points = functools.partial(_points, stages=((16, 1), (16, 2), (32, 2)))
     return (
-        points(("none", "batch"), rates=(0.01, 0.02, 0.04, 0.08, 0.16, 0.32), sizes=((32, 400),))
-        + points(("instance", "group", "layer"), rates=(0.02, 0.04, 0.08), sizes=((32, 400),))
-        + points(("batch", "group"), rates=(0.0025, 0.005), sizes=((2, 6_400),))
+        points(("none", "batch"), rates=(0.005, 0.01, 0.02, 0.04, 0.08, 0.16), sizes=((32, 400),))
+        + points(("instance", "group", "layer"), rates=(0.005, 0.01, 0.02), sizes=((32, 400),))
+        + points(("batch", "group"), rates=(0.00125, 0.0025, 0.005), sizes=((2, 6_400),))
     )
 
 
@@ -163,7 +175,7 @@ def _all_points(
     return (
         _points(KINDS, middle, rates, sizes[:1])
         + _points(("none", "batch"), shallow, rates, sizes[:1])
-        + _points(("none", "batch"), deep, rates, sizes[:1])
+        + _points(("none", "batch"), deep, rates[:-2], sizes[:1])
         + _points(("batch", "group"), middle, small, sizes[1:])
     )
 
@@ -245,8 +257,7 @@ def at_chosen(rows: Sequence[Row], guess: float) -> list[Row]:
 
 def steps_to(row: Row, target: float) -> int:
     """Steps until an evaluation finds a training error of at most ``target``; all of them if none does."""
-    finite = [entry for entry in row["history"] if math.isfinite(entry["train_loss"] or 0)]
-    reached = [entry["step"] for entry in finite if entry["train_error"] <= target]
+    reached = [entry["step"] for entry in row["history"] if entry["train_error"] <= target]
     return min(reached, default=row["assignment"]["steps"])
 
 
@@ -264,7 +275,10 @@ def verdict(rows: list[dict], measured: list[dict]) -> list[claims.Verdict]:
     return claims.judge(
         CLAIMS,
         {
-            "larger-rates": [value - math.log10(TIMES) for value in claims.contrast([with_batch], [without])],
+            "larger-rates": claims.contrast([with_batch], [without]),
+            "five-times-larger-rates": [
+                value - math.log10(TIMES) for value in claims.contrast([with_batch], [without])
+            ],
             "fewer-steps": steps_saved(at_chosen(plain, guess), at_chosen(batch, guess)),
             "batch-against-instance": claims.contrast([test_error("batch", many)], [test_error("instance", many)]),
             "small-batches": claims.contrast(
@@ -282,12 +296,12 @@ def verdict(rows: list[dict], measured: list[dict]) -> list[claims.Verdict]:
 
 
 def steps_saved(plain: Sequence[Row], other: Sequence[Row]) -> list[float]:
-    """By seed: log2 of the steps of ``plain`` over those of ``other`` up to the error that ``plain`` ends with."""
+    """By seed: log2 of the steps of ``plain`` over those of ``other`` to within ``CLOSE`` of where ``plain`` ends."""
     others = {row["seed"]: row for row in other if row["status"] != "failed"}
     saved = []
     for row in sorted(plain, key=lambda row: row["seed"]):
         if row["status"] == "done" and row["seed"] in others:
-            target = row["metrics"]["train_error"]
+            target = row["metrics"]["train_error"] + CLOSE
             saved.append(math.log2(steps_to(row, target) / steps_to(others[row["seed"]], target)))
     return saved
 
@@ -362,6 +376,7 @@ def draw_rates(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured
         _line(ax, {rate: list(errors(members, "train", rate, guess).values()) for rate in rates_of(members)}, look)
     _log_axis(ax, rates_of(runs.select("batch")), "learning rate")
     ax.set_ylabel("training error at the end (fraction)")
+    ax.set_ylim(-0.03, 1.03)
     style.legend(figure, looks, "normalisation")
 
 
@@ -382,6 +397,7 @@ def draw_speed(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured
         _line(ax, found, look)
     ax.set_xlabel("training step")
     ax.set_ylabel("training error (fraction)")
+    ax.set_ylim(-0.03, min(1.03, ax.get_ylim()[1]))
     style.legend(figure, looks, "normalisation, at the rate chosen on validation")
 
 
@@ -399,7 +415,7 @@ def draw_batches(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measur
         _line(left, {n: list(claims.by_seed(members, "test_error", {}, guess).values()) for n, members in found}, look)
         _line(right, {size: list(mismatch(members).values()) for size, members in found}, look)
     left.set_ylabel("test error (fraction)")
-    right.set_ylabel("test loss: own less remembered statistics,\nabsolute")
+    right.set_ylabel("change of the test loss by own statistics")
     for ax in (left, right):
         _log_axis(ax, runs.batches, "images in a batch")
         ax.set_ylim(bottom=0)

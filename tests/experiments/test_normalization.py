@@ -70,7 +70,7 @@ def test_reversed_effects_are_refuted():
 
 
 def test_noise_decides_nothing():
-    alike = {kind: ((0.1, 0.1, 0.1), 0.3, 0.3, 50) for kind in TRUE}
+    alike = dict.fromkeys(TRUE, ((0.1, 0.1, 0.1), 0.3, 0.3, 50))
     found = outcomes(fabricated(alike, mismatch={32: 0.3, 2: 0.3}, noise=0.1))
     undecided = set(TRAINED) - {"five-times-larger-rates"}  # equal rates refute that one
     assert {found[name] for name in undecided} == {"inconclusive"}
