@@ -68,7 +68,9 @@ def test_a_verdict_in_the_workdir_goes_before_the_committed_one(tmp_path):
     (tmp_path / "degradation" / "verdict.json").write_text(json.dumps(own))
     found = entries(tmp_path)
     assert found["degradation"]["preset"] == "paper"
-    assert [claim["verdict"] for claim in found["degradation"]["claims"]] == ["refuted", "not run", "not run"]
+    first, *others = [claim["verdict"] for claim in found["degradation"]["claims"]]
+    assert first == "refuted"
+    assert set(others) == {"not run"}
     assert str(tmp_path) in found["degradation"]["from"]
     assert "results" in found["regularization"]["from"]
 
