@@ -130,7 +130,7 @@ def spec(preset: str, data: DataConfig) -> Spec:
             model="vgg_small", model_fields=fields, data=data, steps=320, batch_size=64, evaluate_every=4,
             train_examples=512, schedule="constant", probes=probes,
         )  # fmt: skip
-    small = DataConfig(**{**vars(data), "image_size": data.image_size or 16})
+    small = data.at_size(16)
     fields = (("dense", (64,)), ("stages", ((16, 1), (32, 1))))
     return Spec(
         model="vgg_small", model_fields=fields, data=small, steps=800, batch_size=64, evaluate_every=20,

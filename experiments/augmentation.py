@@ -120,7 +120,7 @@ def spec(preset: str, data: DataConfig) -> Spec:
             model="lenet5", model_fields=(("padding", "SAME"),), data=data, steps=1_000, batch_size=64,
             augment=names,
         )  # fmt: skip
-    small = DataConfig(**{**vars(data), "image_size": data.image_size or 16})
+    small = data.at_size(16)
     fields = (("stages", ((16, 1), (32, 1), (64, 1))), ("norm", "batch"))
     return Spec(model="vgg_small", model_fields=fields, data=small, steps=1_000, batch_size=64, augment=names)
 

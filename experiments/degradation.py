@@ -152,7 +152,7 @@ def spec(preset: str, data: DataConfig) -> Spec:
         return Spec(model_fields=width, data=data, steps=3, batch_size=16, train_examples=256, probes=probes)
     if data.name == "digits":
         return Spec(model_fields=width, data=data, steps=200, evaluate_every=20, probes=probes)
-    small = DataConfig(**{**vars(data), "image_size": data.image_size or 16})
+    small = data.at_size(16)
     return Spec(model_fields=width, data=small, steps=300, evaluate_every=50, probes=probes)
 
 

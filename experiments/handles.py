@@ -94,7 +94,7 @@ def spec(preset: str, data: DataConfig) -> Spec:
         fields = (("dense", (64,)), everywhere, ("stages", ((16, 1), (32, 1))))
     else:
         fields = (everywhere, ("stages", ((16, 1), (32, 1), (64, 1))))
-        data = DataConfig(**{**vars(data), "image_size": data.image_size or 16})
+        data = data.at_size(16)
     return Spec(model="vgg_small", model_fields=fields, data=data, steps=steps, batch_size=64, augment=augment)
 
 

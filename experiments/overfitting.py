@@ -161,7 +161,7 @@ def spec(preset: str, data: DataConfig) -> Spec:
         return Spec(model="vgg_small", data=data, steps=3, batch_size=16, train_examples=256)
     if data.name == "digits":
         return Spec(model="vgg_small", data=data, steps=600, batch_size=64, evaluate_every=50)
-    small = DataConfig(**{**vars(data), "image_size": data.image_size or 16})
+    small = data.at_size(16)
     return Spec(model="vgg_small", data=small, steps=1_000, batch_size=64, evaluate_every=200)
 
 

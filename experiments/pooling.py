@@ -119,7 +119,7 @@ def spec(preset: str, data: DataConfig) -> Spec:
     if preset == "smoke":
         fields, data, steps = (("dense", ()), ("stages", ((4, 1),))), data, 3
     else:
-        data = DataConfig(**{**vars(data), "image_size": data.image_size or 16})
+        data = data.at_size(16)
         width = 8 if data.name == "digits" else 16
         fields = (("dense", (64,)), ("stages", ((width, 1), (2 * width, 1))))
         steps = 200 if data.name == "digits" else 600

@@ -139,7 +139,7 @@ def spec(preset: str, data: DataConfig) -> Spec:
             model="lenet5", model_fields=(("padding", "SAME"),), data=data, steps=steps, batch_size=64,
             evaluate_every=0 if preset == "smoke" else 100,
         )  # fmt: skip
-    small = DataConfig(**{**vars(data), "image_size": data.image_size or 16})
+    small = data.at_size(16)
     fields = (("stages", ((16, 1), (32, 1), (64, 1))),)
     return Spec(model="vgg_small", model_fields=fields, data=small, steps=steps, batch_size=64)
 

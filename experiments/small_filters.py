@@ -113,14 +113,14 @@ def spec(preset: str, data: DataConfig) -> Spec:
     """What all runs share; digits are enlarged, and other data made small for ``quick``."""
     if preset == "paper":
         augment = ("crop",) if data.name == "digits" else ("flip", "crop")  # a mirrored digit is another
-        large = DataConfig(**{**vars(data), "image_size": data.image_size or 32})  # five stages halve it five times
+        large = data.at_size(32)  # five stages halve it five times
         return Spec(
             model="vgg_small", model_fields=(("dense", (512,)), ("norm", "batch")), data=large, steps=20_000,
             evaluate_every=1_000, augment=augment,
         )  # fmt: skip
     if preset == "smoke":
         return Spec(model="vgg_small", model_fields=(("dense", ()),), data=data, steps=2, batch_size=8)
-    small = DataConfig(**{**vars(data), "image_size": data.image_size or 16})
+    small = data.at_size(16)
     digits = data.name == "digits"
     return Spec(
         model="vgg_small", model_fields=(("dense", (32 if digits else 64,)), ("norm", "batch")), data=small,

@@ -98,7 +98,7 @@ def spec(preset: str, data: DataConfig) -> Spec:
     if digits:
         return replace(common, model="lenet5", model_fields=(("padding", "SAME"),), steps=steps)
     fields = (("stages", ((16, 1), (32, 1), (64, 1))),)
-    small = replace(data, image_size=data.image_size or 16)
+    small = data.at_size(16)
     return replace(common, model="vgg_small", model_fields=fields, data=small, steps=steps)
 
 

@@ -280,7 +280,7 @@ def spec(preset: str, data: DataConfig) -> Spec:
         return replace(common, steps=10_000, batch_size=128)
     if preset == "smoke" or data.name == "digits":
         return replace(common, steps=3 if preset == "smoke" else 300)
-    return replace(common, data=replace(data, image_size=data.image_size or 16), steps=500, batch_size=64)
+    return replace(common, data=data.at_size(16), steps=500, batch_size=64)
 
 
 def hyper(preset: str, data: DataConfig) -> Hyper:

@@ -34,6 +34,10 @@ class DataConfig:
     difficulty: float = _field(0.5, "of a procedural dataset, 0 to 1: noise, clutter and lack of contrast")
     permute_pixels: bool = _field(False, "the pixels of all images in one fixed random order: no neighbours remain")
 
+    def at_size(self, side: int) -> "DataConfig":
+        """The same with images of ``side`` pixels, unless another size was asked for."""
+        return dataclasses.replace(self, image_size=self.image_size or side)
+
     @property
     def argument(self) -> str:
         """What follows the colon of the name: a directory, a name in TFDS, or nothing."""

@@ -188,3 +188,8 @@ def test_mapped_images_are_permuted_on_disk_once(tmp_path, monkeypatch):
     assert load(replace(config, permute_pixels=True)).fingerprint == permuted.fingerprint
     assert (entry / "images.npy").stat().st_mtime_ns == written
     assert load(config).fingerprint == plain.fingerprint  # the images themselves are as they were
+
+
+def test_a_size_holds_where_no_other_was_asked_for():
+    assert DataConfig("folder:x").at_size(16) == DataConfig("folder:x", image_size=16)
+    assert DataConfig("folder:x", image_size=32).at_size(16) == DataConfig("folder:x", image_size=32)

@@ -2,7 +2,6 @@ import base64
 import itertools
 import struct
 import zlib
-from html.parser import HTMLParser
 
 import pytest
 
@@ -10,9 +9,9 @@ from cnnjax import claims
 from cnnjax.report import gallery
 from cnnjax.report.figures import Curves, Finals
 from cnnjax.typing import UsageError
+from tests.fixtures.html import Page
 
 HOSTILE = "<script>alert('x')</script>\"'&amp;"
-VOID = {"meta", "img"}
 DOCSTRING = """Deep nets.
 
 He et al., in two
@@ -22,33 +21,6 @@ lines.
 
 After the command.
 """
-
-
-class Page(HTMLParser):
-    """Parses strictly: every tag must be closed, and in order."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.stack, self.tags, self.texts = [], [], []
-        self.feed(text)
-        self.close()
-        assert self.stack == []
-        self.text = " ".join(" ".join(self.texts).split())
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.stack.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.stack.pop() == tag
-
-    def handle_data(self, data):
-        if "style" not in self.stack:
-            self.texts.append(data)
-
-    def all(self, tag):
-        return [attributes for found, attributes in self.tags if found == tag]
 
 
 def png(shade):

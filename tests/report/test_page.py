@@ -1,7 +1,6 @@
 import csv
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
 
@@ -9,34 +8,9 @@ from cnnjax import claims
 from cnnjax.report import page
 from cnnjax.report.figures import Curves, Finals
 from cnnjax.typing import UsageError
+from tests.fixtures.html import Page
 
-VOID = {"meta", "img", "br"}
 HOSTILE = "<script>alert('x')</script>\"'&amp;"
-
-
-class Page(HTMLParser):
-    """Parses strictly: every tag must be closed, and in order."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.stack, self.tags, self.texts = [], [], []
-        self.feed(text)
-        self.close()
-        assert self.stack == []
-        self.text = " ".join(" ".join(self.texts).split())
-
-    def handle_starttag(self, tag, attributes):
-        assert tag not in self.stack or tag in ("dl", "p"), f"<{tag}> inside itself"
-        self.tags.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.stack.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.stack.pop() == tag
-
-    def handle_data(self, data):
-        if "style" not in self.stack:
-            self.texts.append(data)
 
 
 def judged(samples):
