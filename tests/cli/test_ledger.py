@@ -2,11 +2,12 @@ import argparse
 import datetime
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from cnnjax import claims
-from cnnjax.cli import experiment, ledger
+from cnnjax.cli import evidence, experiment, ledger, missing
 from tests.fixtures import tiny
 
 CREATED = "2026-01-10T12:00:00+00:00"
@@ -17,7 +18,7 @@ REPRODUCED, OPEN = [0.1, 0.11, 0.12], [0.04, 0.05, 0.08]  # of the two claims of
 @pytest.fixture
 def only_tiny(monkeypatch):
     """The tiny experiment is the only one; nothing is committed for it."""
-    monkeypatch.setattr(ledger, "experiments", lambda: {"tiny": tiny})
+    monkeypatch.setattr(evidence, "experiments", lambda: {"tiny": tiny})
 
 
 @pytest.fixture
@@ -50,14 +51,14 @@ def call(tmp_path):
 
 
 def entries(tmp_path):
-    return {entry["name"]: entry for entry in ledger.ledger(tmp_path)}
+    return {entry["name"]: entry for entry in evidence.ledger(tmp_path)}
 
 
 # The entries
 
 
 def test_every_experiment_that_makes_claims_is_listed():
-    found = ledger.experiments()
+    found = evidence.experiments()
     assert {"degradation", "regularization"} <= set(found)
     assert "lectures" not in found  # a table, not an experiment
 
@@ -76,7 +77,7 @@ def test_a_verdict_in_the_workdir_goes_before_the_committed_one(tmp_path):
 
 
 def test_further_evidence_is_listed_after_the_experiments_own():
-    found = [(e["experiment"], e["name"]) for e in ledger.ledger(ledger.Path("nowhere"))]
+    found = [(e["experiment"], e["name"]) for e in evidence.ledger(Path("nowhere"))]
     names = [name for experiment, name in found if experiment == "degradation"]
     assert names == ["degradation", "degradation-cifar10"]
 
@@ -154,7 +155,7 @@ def test_the_heading_of_an_evidence(tmp_path, only_tiny, write):
 def test_piped_lines_are_whole(call, capsys):
     assert call() == 0
     printed = capsys.readouterr().out
-    for module in ledger.experiments().values():
+    for module in evidence.experiments().values():
         for claim in module.CLAIMS:
             assert claim.statement in printed
             assert claim.rule in printed
@@ -182,14 +183,16 @@ def test_a_terminal_is_filled_and_not_overrun(call, capsys, monkeypatch, width):
     assert 0.9 * width <= longest <= width
     assert ("┃ verdict" in printed) == (width == 160)
     words = " ".join(re.sub("[│┃]", " ", printed).split())
-    for part in ("✓ reproduced", "? inconclusive", "+0.387 [+0.182, +0.593]", "S2:205-211", "Holm-adjusted", "5 seeds"):
+    deeper = next(entry for entry in evidence.ledger(Path("nowhere")) if entry["name"] == "degradation")["claims"][0]
+    effect = "{:+.3f} [{:+.3f}, {:+.3f}]".format(deeper["effect"], *deeper["interval"])
+    for part in ("✓ reproduced", "? inconclusive", effect, "S2:205-211", "Holm-adjusted", f"{deeper['n']} seeds"):
         assert part in words
 
 
 def test_verdicts_are_counted_with_their_experiments(tmp_path, only_tiny, write):
     write()
     write("tiny-more", change=lambda found: found[1].update(verdict="refuted"))
-    assert ledger.summary(ledger.ledger(tmp_path)) == (
+    assert ledger.summary(evidence.ledger(tmp_path)) == (
         "1 experiment, 4 claims: 2 reproduced (in 1 experiment), 1 refuted (in 1 experiment), "
         "1 inconclusive (in 1 experiment), 0 not run."
     )
@@ -256,20 +259,20 @@ def asked(preset=None, seeds=None, data=None, workers=0):
 def test_why_an_experiment_is_run_again(tmp_path, write, options, change, expected):
     write(change=change)
     if expected in ("preset quick", "data digits"):  # another configuration: it has no place in that folder
-        assert ledger.forecast("tiny", tiny, tmp_path, asked(**options)).refusal
-    assert ledger._why("tiny", tiny, tmp_path / "tiny", asked(**options)) == expected
+        assert missing.forecast("tiny", tiny, tmp_path, asked(**options)).refusal
+    assert missing._why("tiny", tiny, tmp_path / "tiny", asked(**options)) == expected
 
 
 def test_a_forecast_is_made_of_training_and_compiling(tmp_path):
-    found = ledger.forecast("tiny", tiny, tmp_path, asked())
+    found = missing.forecast("tiny", tiny, tmp_path, asked())
     assert (found.name, found.why, found.runs, found.programs) == ("tiny", "no verdict", 6, 1)
     per_image = 64 * 8 + 8 * 10
-    training = 3 * per_image * 16 * 2000 / ledger.rule.FORECAST_RATE["cpu"]
-    assert found.seconds == pytest.approx(ledger.COMPILE_SECONDS + 8 * training)  # six runs fill a bundle of eight
+    training = 3 * per_image * 16 * 2000 / missing.rule.FORECAST_RATE["cpu"]
+    assert found.seconds == pytest.approx(missing.COMPILE_SECONDS + 8 * training)  # six runs fill a bundle of eight
     assert (found.measured, found.refusal) == (0.0, "")
-    more = ledger.forecast("tiny", tiny, tmp_path, asked(seeds=100))
+    more = missing.forecast("tiny", tiny, tmp_path, asked(seeds=100))
     assert more.runs == 200
-    assert more.seconds == pytest.approx(ledger.COMPILE_SECONDS + 200 * training)
+    assert more.seconds == pytest.approx(missing.COMPILE_SECONDS + 200 * training)
 
 
 def test_the_plan_writes_nothing(tmp_path, only_tiny, call, capsys):
@@ -290,7 +293,7 @@ def test_what_is_missing_is_run_once(tmp_path, only_tiny, call, capsys, monkeypa
     assert printed.index("no verdict") < printed.index("[1 of 1]") < printed.index("1 experiment, 2 claims")
     verdict = json.loads((tmp_path / "tiny" / "verdict.json").read_text())
     assert (verdict["preset"], {claim["n"] for claim in verdict["claims"]}) == ("smoke", {2})
-    assert ledger.forecast("tiny", tiny, tmp_path, asked(preset="smoke")).measured > 0
+    assert missing.forecast("tiny", tiny, tmp_path, asked(preset="smoke")).measured > 0
 
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "main", lambda *_: pytest.fail("it was run again"))
@@ -311,8 +314,8 @@ def test_what_is_missing_is_run_once(tmp_path, only_tiny, call, capsys, monkeypa
 
 
 def test_committed_evidence_does_not_count(tmp_path, call, capsys, monkeypatch):
-    found = ledger.experiments()
-    monkeypatch.setattr(ledger, "experiments", lambda: {"regularization": found["regularization"]})
+    found = evidence.experiments()
+    monkeypatch.setattr(evidence, "experiments", lambda: {"regularization": found["regularization"]})
     assert call(*SMOKE, "--plan") == 0
     assert re.search(r"regularization\W+no verdict", capsys.readouterr().out)
 
@@ -324,7 +327,7 @@ def three(monkeypatch, tmp_path):
     for name, module in modules.items():
         module.__dict__.update({**vars(tiny), "__name__": name, "__file__": str(tmp_path / "source" / f"{name}.py")})
         module.SEEDS = {"quick": {"cheap": 1, "middle": 20, "dear": 40}[name]}
-    monkeypatch.setattr(ledger, "experiments", lambda: modules)
+    monkeypatch.setattr(evidence, "experiments", lambda: modules)
 
     def give(**outcomes):
         def run(module, argv):
@@ -369,7 +372,7 @@ def test_ctrl_c_stops_all(three, call, capsys, outcome):
 
 def test_an_experiment_that_cannot_be_planned_is_named(three, call, capsys, write):
     called = three()
-    ledger.experiments()["middle"].grid = lambda preset, data: 1 / 0
+    evidence.experiments()["middle"].grid = lambda preset, data: 1 / 0
     directory = write("cheap", preset="smoke")
     assert call("--run-missing", "--workers=0") == 1
     assert [name for name, _ in called] == ["dear"]

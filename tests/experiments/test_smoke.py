@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from cnnjax import claims, cli
+from cnnjax.cli.evidence import experiments
 from cnnjax.cli.experiment import PRESETS
-from cnnjax.cli.ledger import experiments
 from cnnjax.data.catalog import DataConfig
 from cnnjax.sweep import plan, points
 from cnnjax.sweep.grid import NOTHING

@@ -1,0 +1,115 @@
+"""Evidence: what every experiment asserts, and the newest verdicts on it.
+
+Evidence is a folder with a ``verdict.json``: those of the workdir, and the committed ones in
+``experiments/results`` where the workdir has none of that name. One experiment may have several, such as
+``degradation`` and ``degradation-cifar10``; its ``verdict.json`` says whose it is.
+"""
+
+import importlib
+import json
+import pkgutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from cnnjax.report.gallery import NOT_RUN
+from cnnjax.typing import UsageError
+
+Entry = dict[str, Any]
+
+
+def experiments() -> dict[str, ModuleType]:
+    """Every module of ``experiments`` that makes claims, by name."""
+    package = importlib.import_module("experiments")
+    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name != "__main__")
+    modules = {name: importlib.import_module(f"experiments.{name}") for name in names}
+    return {name: module for name, module in modules.items() if hasattr(module, "CLAIMS")}
+
+
+def ledger(workdir: Path, modules: Mapping[str, ModuleType] | None = None) -> list[Entry]:
+    """One entry in the form of ``verdict.json`` for each evidence, experiment by experiment.
+
+    Beside the keys of ``verdict.json`` an entry has ``name`` (of the folder), ``created`` (when the runs
+    started, ISO 8601), ``signatures`` (digests), ``data`` (names) and ``from`` (the file). A claim has
+    ``current``: whether the code still holds the statement, rule and unit that were judged. Claims without
+    a verdict are "not run"; verdicts on claims that the code no longer has are left out.
+
+    Args:
+      workdir: its verdicts go before the committed ones of the same folder name.
+      modules: the experiments; all by default.
+
+    Raises:
+      UsageError: a file is damaged.
+    """
+    modules = experiments() if modules is None else modules
+    committed = dict.fromkeys(Path(str(module.__file__)).parent / "results" for module in modules.values())
+    found = _evidence([*committed, workdir])
+    entries = []
+    for name, module in modules.items():
+        own = {folder: path for (owner, folder), path in found.items() if owner == name}
+        entries += [entry_of(name, module, own[folder]) for folder in sorted(own, key=lambda f: (f != name, f))]
+        if not own:
+            entries.append(entry_of(name, module, None))
+    return entries
+
+
+def _evidence(places: Sequence[Path]) -> dict[tuple[str, str], Path]:
+    """(experiment, folder name) -> its ``verdict.json``; later places go before earlier ones."""
+    paths = [path for place in places for path in sorted(place.glob("*/verdict.json"))]
+    return {(str(_verdict(path)["experiment"]), path.parent.name): path for path in paths}
+
+
+def entry_of(name: str, module: ModuleType, path: Path | None) -> Entry:
+    """One entry of ``ledger``, of the verdict at ``path``; without one, nothing was run."""
+    verdict = _verdict(path) if path else {"preset": None, "claims": []}
+    manifest = manifest_of(path.parent) if path else {}
+    judged = {claim["id"]: claim for claim in verdict["claims"]}
+    return {
+        "experiment": name,
+        "preset": verdict["preset"],
+        "claims": [_claim(claim, judged.get(claim.id)) for claim in module.CLAIMS],
+        "name": path.parent.name if path else name,
+        "created": manifest.get("created"),
+        "signatures": sorted(manifest.get("signatures", {})),
+        "data": sorted(manifest.get("data", {})),
+        "from": str(path) if path else None,
+    }
+
+
+def _claim(claim: Any, judged: Mapping[str, Any] | None) -> Entry:
+    """A claim of the code with the verdict on it."""
+    asserted = {name: getattr(claim, name) for name in ("id", "statement", "source", "rule", "unit")}
+    blank = {"verdict": NOT_RUN, "effect": None, "interval": [None, None], "n": 0, "seeds_to_decide": None, "note": ""}
+    if judged is None:
+        return {**asserted, **blank, "current": True}
+    shown = {**asserted, **blank, **judged}
+    return {**shown, "current": all(shown[name] == asserted[name] for name in ("statement", "rule", "unit"))}
+
+
+def _verdict(path: Path) -> dict[str, Any]:
+    found = read(path)
+    if not {"experiment", "preset", "claims"} <= set(found):
+        raise UsageError(f"{path} is no verdict of an experiment. Remove it, or run the experiment again.")
+    return found
+
+
+def manifest_of(directory: Path) -> dict[str, Any]:
+    """The manifest in a folder; empty where there is none."""
+    path = directory / "manifest.json"
+    return read(path) if path.exists() else {}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+      UsageError: it is damaged.
+    """
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError("it is no JSON object")
+        return found
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read ({error}). Remove it, or run the experiment again.") from error
