@@ -20,8 +20,8 @@ Quick trains LeNet-5 on 128 digits for 600 steps with 8 seeds: about a minute an
 test loss near 0.6 without the penalty, near 0.4 at c = 3e-3 and above 1 at c = 3e-2; with batch normalisation near 0.45
 without and 0.3 at c = 1e-3; and decoupled decay that differs from the penalty in the third decimal. On other data it
 is a small VGG-style net on 2,048 images at 16x16, about 5 minutes with 5 seeds; expect on CIFAR-10 a test loss of 2.7
-without the penalty and 1.6 at c = 1e-2, with batch normalisation 2.2 without and 1.4 at c = 3e-2. Paper uses a VGG-style net of 8 layers on the whole training split for
-20,000 steps and needs an accelerator.
+without the penalty and 1.6 at c = 1e-2, with batch normalisation 2.2 without and 1.4 at c = 3e-2. Paper uses a
+VGG-style net of 8 layers on the whole training split for 20,000 steps and needs an accelerator.
 
 c is one traced axis: every c, either form of decay and every seed run in the same compiled program. The c
 that is compared with 0 is the one of the smallest mean validation loss; the comparison itself reads the test
