@@ -31,8 +31,8 @@ digits, a test error that falls from 0.16 to 0.02 for the VGG-style net at a tra
 gap for the larger of the fully connected nets (0.15 against 0.25): this claim is refuted. Other data are made
 small, up to 4,096 images at 16x16 and 1,000 steps, about 4 minutes with 6 seeds: on CIFAR-10 the test error of the
 VGG-style net falls from 0.72 to 0.54, its training error rises from 0 to 0.01. Random labels are learnt with a
-training error of 0 on both. Paper trains wider nets on 1, 10 and 100 % of up to 50,000 images at their full size, for 39,000 steps of
-128 (100 epochs of CIFAR-10, as Zhang et al.), and needs an accelerator.
+training error of 0 on both. Paper trains wider nets on 1, 10 and 100 % of up to 50,000 images at their full size, for
+39,000 steps of 128 (100 epochs of CIFAR-10, as Zhang et al.), and needs an accelerator.
 """
 
 from collections.abc import Mapping, Sequence
