@@ -8,9 +8,11 @@ net at its initialisation. Then ``verdict`` takes these as its second argument.
 Exit codes: 0 done, 1 a run failed, 2 bad input (nothing was written), 130 interrupted (the same command resumes).
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import sys
 from operator import itemgetter
 from pathlib import Path
@@ -152,7 +154,8 @@ def _run(name: str, module: ModuleType, session: Session) -> int:
     rows = session.rows()
     assert session.store is not None
     directory = session.store.directory
-    measured = _measured(module, session, directory / "measured.json")
+    with console.status("measuring what needs no training"):  # shown on a terminal only
+        measured = _measured(module, session, directory / "measured.json")
     verdicts = _verdicts(module, rows, measured)
     manifest = session.store.manifest or {}
     write_atomically(directory / "verdict.json", dumps(claims.to_json(name, session.description["preset"], verdicts)))
@@ -182,13 +185,18 @@ def _measured(module: ModuleType, session: Session, path: Path) -> list[Row] | N
     preset, data = session.description["preset"], session.plan.points[0].spec.data
     source = hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
     question = digest({"preset": preset, "data": data, "source": source, "versions": bundles.environment()})
-    if path.exists():
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # there is none, or it is damaged: measure anew
         kept = json.loads(path.read_text())
         if kept["question"] == question:
-            return kept["rows"]
+            return [_with_nan(row) for row in kept["rows"]]
     rows = json.loads(dumps(module.measure(preset, data)))
     write_atomically(path, dumps({"question": question, "rows": rows}))
-    return rows
+    return [_with_nan(row) for row in rows]
+
+
+def _with_nan(row: Row) -> Row:
+    """JSON has null for what is not a finite number; claims and figures want nan."""
+    return {**row, "metrics": {name: math.nan if value is None else value for name, value in row["metrics"].items()}}
 
 
 def _verdicts(module: ModuleType, rows: list[Row], measured: list[Row] | None) -> list[claims.Verdict]:

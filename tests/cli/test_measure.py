@@ -45,9 +45,20 @@ def test_it_is_measured_once_for_each_version_of_the_experiment(experiment, tmp_
     assert "Measured without training" in (results / "report.html").read_text()
     assert (results / "measured.csv").read_text().startswith("number,seed,status")
 
-    (tmp_path / "measuring.py").write_text("a second version")
+    (results / "measured.json").write_text('{"question"')  # half copied
     assert cli.main(experiment, argv) == 0
     assert len(experiment.calls) == 2
+    (tmp_path / "measuring.py").write_text("a second version")
+    assert cli.main(experiment, argv) == 0
+    assert len(experiment.calls) == 3
+    capsys.readouterr()
+
+
+def test_what_is_not_a_number_refutes(experiment, tmp_path, capsys):
+    experiment.measure = lambda preset, data: [claims.measured({}, 0, {"deviation": float("nan")})]
+    assert cli.main(experiment, ["--preset=smoke", "--workers=0", f"--workdir={tmp_path / 'runs'}"]) == 0
+    (*_, found) = json.loads((tmp_path / "runs" / "measuring" / "verdict.json").read_text())["claims"]
+    assert (found["verdict"], found["effect"]) == ("refuted", None)
     capsys.readouterr()
 
 
