@@ -253,14 +253,9 @@ def _exact(claim: Claim, deviations: Sequence[float]) -> Verdict:
     """Every case must hold; a deviation that is not a number does not."""
     worst = max(deviations, key=lambda value: math.inf if math.isnan(value) else abs(value), default=math.nan)
     holds = bool(deviations) and abs(worst) <= claim.margin
-    outcome: Outcome = "inconclusive" if not deviations else "reproduced" if holds else "refuted"
-    return Verdict(
-        id=claim.id,
-        statement=claim.statement,
-        source=claim.source,
-        rule=claim.rule,
-        unit=claim.unit,
-        verdict=outcome,
+    return _said_of(
+        claim,
+        verdict="inconclusive" if not deviations else "reproduced" if holds else "refuted",
         effect=worst,
         interval=(math.nan, math.nan),
         n=len(deviations),
@@ -268,6 +263,13 @@ def _exact(claim: Claim, deviations: Sequence[float]) -> Verdict:
         p_adjusted=math.nan,
         seeds_to_decide=None,
         note=f"the largest deviation in {len(deviations)} cases" if deviations else "no case was computed",
+    )
+
+
+def _said_of(claim: Claim, **found: Any) -> Verdict:
+    """A verdict in its claim's words."""
+    return Verdict(
+        id=claim.id, statement=claim.statement, source=claim.source, rule=claim.rule, unit=claim.unit, **found
     )
 
 
@@ -328,12 +330,8 @@ def _verdict(claim: Claim, summary: stats.Summary, reproduce: _Evidence, refute:
     elif outcome == "inconclusive" and summary.n >= 2:
         seeds, power_note = _seeds_to_decide(claim, summary, reproduce.alpha, refute.alpha)
         notes.append(power_note)
-    return Verdict(
-        id=claim.id,
-        statement=claim.statement,
-        source=claim.source,
-        rule=claim.rule,
-        unit=claim.unit,
+    return _said_of(
+        claim,
         verdict=outcome,
         effect=summary.mean,
         interval=(summary.low, summary.high),

@@ -140,7 +140,7 @@ def spec(preset: str, data: DataConfig) -> Spec:
 
 def hyper(preset: str, data: DataConfig) -> Hyper:
     """The numbers that all runs share."""
-    real = preset == "quick" and data.name.startswith(("folder:", "tfds:"))
+    real = preset == "quick" and data.external
     return Hyper(momentum=0.9, train_size=2_048 if real else 0)
 
 

@@ -42,6 +42,7 @@ import numpy as np
 
 from cnnjax import augment, claims, cli
 from cnnjax.data import DataConfig, describe
+from cnnjax.data.dataset import principal_components
 from cnnjax.report import style
 from cnnjax.report.figures import Drawing
 from cnnjax.sweep import Grid, explicit
@@ -297,8 +298,7 @@ def photograph(side: int) -> np.ndarray:
 
 def colour_basis(picture: np.ndarray) -> np.ndarray:
     """(3, 3): the principal components of a picture's colours, each as long as their standard deviation along it."""
-    values, vectors = np.linalg.eigh(np.cov(picture.reshape(-1, 3).T))
-    return (vectors * np.sqrt(np.maximum(values, 0))).astype(np.float32)
+    return principal_components(np.cov(picture.reshape(-1, 3).T, dtype=np.float64)).astype(np.float32)
 
 
 def _by_condition(rows: Sequence[Mapping]) -> dict[str, dict[int, Mapping[str, float]]]:

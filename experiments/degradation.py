@@ -162,7 +162,7 @@ def hyper(preset: str, data: DataConfig) -> Hyper:
         return Hyper(learning_rate=0.1, momentum=0.9, l2=5e-5)
     if preset == "smoke" or data.name == "digits":
         return Hyper(learning_rate=0.1, momentum=0.9, warmup=0.05)
-    real = data.name.startswith(("folder:", "tfds:"))
+    real = data.external
     return Hyper(learning_rate=0.05, momentum=0.9, warmup=0.2, train_size=5_120 if real else 0)
 
 
@@ -376,11 +376,9 @@ def draw_responses(figure: "matplotlib.figure.Figure", rows: Sequence[Row], meas
                 for row in rows
                 if layers(row["assignment"]) == depth and family(row["assignment"]) == kind
             ]
-            names = sorted({name for found in members for name in found if name.startswith("test_response_layer")})
-            means, lows, highs = style.intervals([[found[name] for found in members] for name in names])
-            places = range(1, len(names) + 1)
-            ax.plot(places, means, **look, markevery=max(1, len(names) // 8))
-            ax.fill_between(places, lows, highs, color=look["color"], **style.BAND)
+            names = sorted({name for each in members for name in each if name.startswith("test_response_layer")})
+            found = {place: [each[name] for each in members] for place, name in enumerate(names, 1)}
+            style.mean_line(ax, found, look, markevery=max(1, len(names) // 8))
         ax.set_title(f"{depth} layers")
         ax.set_xlabel("layer")
     figure.axes[0].set_ylabel("standard deviation of the response")

@@ -32,6 +32,7 @@ test split. Steps are counted as Ioffe and Szegedy did: until the training error
 what the net without normalisation ends with, to within 0.05.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -131,18 +132,18 @@ METRICS = ("train_error", "valid_error", "test_error", "test_error_batch_statist
 
 def spec(preset: str, data: DataConfig) -> Spec:
     """What all runs share; ``data`` other than digits is made small for ``quick``."""
-    size = {} if preset == "paper" else {"image_size": data.image_size or (8 if data.name == "digits" else 16)}
+    sized = data if preset == "paper" else data.at_size(8 if data.name == "digits" else 16)
     fraction = data.valid_fraction if preset == "paper" or data.name == "digits" else 0.02  # 1,000 of CIFAR-10
     return Spec(
         model="vgg_small", model_fields=(("dense", ()),), schedule="constant", probes=("batch_statistics",),
-        data=DataConfig(**{**vars(data), **size, "valid_fraction": fraction}),
+        data=dataclasses.replace(sized, valid_fraction=fraction),
         train_examples={"smoke": 32, "quick": 256, "paper": 5_000}[preset],
     )  # fmt: skip
 
 
 def hyper(preset: str, data: DataConfig) -> Hyper:
     """The numbers that all runs share."""
-    real = data.name.startswith(("folder:", "tfds:"))
+    real = data.external
     return Hyper(momentum=0.9, train_size=4_096 if real and preset == "quick" else 0)
 
 
@@ -374,8 +375,10 @@ def draw_rates(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured
     looks = style.hues(kinds_of(rows))
     for kind, look in looks.items():
         members = runs.select(kind)
-        _line(ax, {rate: list(errors(members, "train", rate, guess).values()) for rate in rates_of(members)}, look)
-    _log_axis(ax, rates_of(runs.select("batch")), "learning rate")
+        style.mean_line(
+            ax, {rate: list(errors(members, "train", rate, guess).values()) for rate in rates_of(members)}, look
+        )
+    style.named_log_axis(ax, rates_of(runs.select("batch")), "learning rate")
     ax.set_ylabel("training error at the end (fraction)")
     ax.set_ylim(-0.03, 1.03)
     style.legend(figure, looks, "normalisation")
@@ -393,9 +396,8 @@ def draw_speed(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured
         for row in members:
             for entry in row["history"] if row["status"] == "done" else ():
                 found.setdefault(entry["step"], []).append(entry["train_error"])
-        look = {**look, "markevery": max(1, len(found) // 10)}
         looks[f"{kind}, rate {value_text(members[0]['assignment']['learning_rate'])}"] = look
-        _line(ax, found, look)
+        style.mean_line(ax, found, look, markevery=max(1, len(found) // 10))
     ax.set_xlabel("training step")
     ax.set_ylabel("training error (fraction)")
     ax.set_ylim(-0.03, min(1.03, ax.get_ylim()[1]))
@@ -413,12 +415,14 @@ def draw_batches(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measur
     looks = {kind: look for kind, look in style.hues(kinds_of(rows)).items() if kind in chosen}
     for kind, look in looks.items():
         found = chosen[kind].items()
-        _line(left, {n: list(claims.by_seed(members, "test_error", {}, guess).values()) for n, members in found}, look)
-        _line(right, {size: list(mismatch(members).values()) for size, members in found}, look)
+        style.mean_line(
+            left, {n: list(claims.by_seed(members, "test_error", {}, guess).values()) for n, members in found}, look
+        )
+        style.mean_line(right, {size: list(mismatch(members).values()) for size, members in found}, look)
     left.set_ylabel("test error (fraction)")
     right.set_ylabel("change of the test loss by own statistics")
     for ax in (left, right):
-        _log_axis(ax, runs.batches, "images in a batch")
+        style.named_log_axis(ax, runs.batches, "images in a batch")
         ax.set_ylim(bottom=0)
     style.legend(figure, looks, "normalisation")
 
@@ -431,7 +435,7 @@ def draw_depths(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measure
     looks = {kind: look for kind, look in style.hues(kinds_of(rows)).items() if kind in ("none", "batch")}
     for kind, look in looks.items():
         stable = {count: stable_rate(runs.select(kind, layers=count), guess) for count in runs.depths}
-        _line(ax, {count: list(found.values()) for count, found in stable.items()}, look)
+        style.mean_line(ax, {count: list(found.values()) for count, found in stable.items()}, look)
     ax.set_xticks(runs.depths)
     ax.set_xlabel("convolutions")
     ax.set_yscale("log")
@@ -445,21 +449,6 @@ def draw_depths(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measure
 def kinds_of(rows: Iterable[Row]) -> list[str]:
     """The kinds that were run, in the order of ``KINDS``."""
     return [kind for kind in KINDS if any(row["assignment"]["model.norm"] == kind for row in rows)]
-
-
-def _line(ax: "matplotlib.axes.Axes", found: Mapping[float, list[float]], look: Mapping[str, Any]) -> None:
-    """Means over seeds with their intervals."""
-    places = sorted(found)
-    means, lows, highs = style.intervals([found[place] for place in places])
-    ax.plot(places, means, **look)
-    ax.fill_between(places, lows, highs, color=look["color"], **style.BAND)
-
-
-def _log_axis(ax: "matplotlib.axes.Axes", places: Sequence[float], label: str) -> None:
-    ax.set_xscale("log")
-    ax.set_xticks(places, [value_text(place) for place in places])
-    ax.set_xticks([], minor=True)
-    ax.set_xlabel(label)
 
 
 FIGURES = (

@@ -329,7 +329,7 @@ def draw_errors(figure: "matplotlib.figure.Figure", rows: Sequence[Mapping], mea
         count = next((m["parameters"] for values in chosen.values() for m in values), 0)
         ax.set_title(f"{name[0].upper()}{name[1:]}\n{count:,} parameters")
         for text, metric in (("test error", "test_error"), ("training error", "train_error")):
-            _line(ax, {size: [m[metric] for m in values] for size, values in chosen.items()}, looks[text])
+            style.mean_line(ax, {size: [m[metric] for m in values] for size, values in chosen.items()}, looks[text])
     for ax in axes[-1]:
         _name_sizes(ax, rows)
     for ax in axes[:, 0]:
@@ -346,7 +346,7 @@ def draw_gap(figure: "matplotlib.figure.Figure", rows: Sequence[Mapping], measur
     looks = style.hues(names)
     for name in names:
         gaps = {size: [m["test_error"] - m["train_error"] for m in v] for size, v in _finals(rows, name).items()}
-        _line(ax, gaps, looks[name])
+        style.mean_line(ax, gaps, looks[name])
     _name_sizes(ax, rows)
     ax.set_ylabel("test error - training error (fraction)")
     ax.axhline(0, color=style.FAINT, linewidth=1)
@@ -371,7 +371,7 @@ def draw_random_labels(
         for row in done:
             for record in row["history"]:
                 history.setdefault(record["step"], []).append(record["train_error"])
-        _line(curves, history, look)
+        style.mean_line(curves, history, look)
         for at, metric in ((0.0, "train_error"), (1.0, "test_error")):
             mean, low, high = style.intervals([[row["metrics"][metric] for row in done]])
             finals.bar(at + 0.36 * place - 0.18, mean, width=0.32, color=look["color"], alpha=0.85)
@@ -432,21 +432,9 @@ def _finals(rows: Sequence[Mapping], name: str) -> dict[int, list[Mapping[str, f
     return dict(sorted(found.items()))
 
 
-def _line(ax: "matplotlib.axes.Axes", samples: Mapping[int, list[float]], look: Mapping[str, Any]) -> None:
-    """Means and their 95 % intervals."""
-    places = list(samples)
-    means, lows, highs = style.intervals(list(samples.values()))
-    ax.plot(places, means, **look)
-    ax.fill_between(places, lows, highs, color=look["color"], **style.BAND)
-
-
 def _name_sizes(ax: "matplotlib.axes.Axes", rows: Sequence[Mapping]) -> None:
-    """Training-set sizes on a logarithmic axis, each named."""
     sizes = sorted({row["assignment"]["train_size"] for row in rows})
-    ax.set_xscale("log")
-    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    ax.set_xticks([], minor=True)
-    ax.set_xlabel("training examples")
+    style.named_log_axis(ax, sizes, "training examples")
 
 
 def _look(number: int) -> dict[str, Any]:

@@ -102,7 +102,7 @@ CLAIMS = (
         "decay-is-the-penalty",
         "Under plain gradient descent, c in the loss and decoupled decay of 2 c lead to the same weights.",
         "S0:892-902",
-        "exact",
+        claims.EXACT,
         margin=1e-5,
         unit="largest difference of a weight after 20 steps",
     ),
@@ -111,7 +111,7 @@ CLAIMS = (
         "Under Adam, the first step on a penalty alone moves every weight by the learning rate, whatever the weight "
         "and whatever c.",
         "S0:892-902",
-        "exact",
+        claims.EXACT,
         margin=1e-4,
         unit="difference from the learning rate, relative",
     ),
@@ -120,7 +120,7 @@ CLAIMS = (
         "With batch normalisation, k times the weights of the convolutions leave the outputs as they are and divide "
         "the gradient by k.",
         "S0:892-902; S3:621",
-        "exact",
+        claims.EXACT,
         margin=1e-4,
         unit="largest difference, relative to the largest value",
     ),

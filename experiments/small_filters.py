@@ -132,7 +132,7 @@ def hyper(preset: str, data: DataConfig) -> Hyper:
     """The numbers that all runs share."""
     if preset == "paper":
         return Hyper(learning_rate=0.05, warmup=0.02, l2=2.5e-4)
-    real = preset == "quick" and data.name.startswith(("folder:", "tfds:"))
+    real = preset == "quick" and data.external
     return Hyper(learning_rate=0.05 if data.name == "digits" else 0.02, warmup=0.1, train_size=4_096 if real else 0)
 
 

@@ -198,9 +198,11 @@ def draw_shifts(figure, rows, measured) -> None:
     ax = figure.subplots()
     for net, look in _looks().items():
         metrics = ("test_error", *(f"test_error_shift{shift}" for shift in SHIFTS))
-        mean, low, high = style.intervals([list(values(rows, metric, net, size).values()) for metric in metrics])
-        ax.plot((0, *SHIFTS), mean, **look)
-        ax.fill_between((0, *SHIFTS), low, high, color=look["color"], **style.BAND)
+        found = {
+            shift: list(values(rows, metric, net, size).values())
+            for shift, metric in zip((0, *SHIFTS), metrics, strict=True)
+        }
+        style.mean_line(ax, found, look)
     ax.set_xticks((0, *SHIFTS))
     ax.set_xlabel("test images moved by (pixels)")
     ax.set_ylabel("test error (fraction)")
@@ -214,20 +216,15 @@ def draw_examples(figure, rows, measured) -> None:
     style.resize(figure, 3.8)
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
     for place, (net, look) in enumerate(_looks().items()):
-        gaps = [
-            claims.contrast([values(rows, "test_error", net, size)], [values(rows, "train_error", net, size)])
+        gaps = {
+            size: claims.contrast([values(rows, "test_error", net, size)], [values(rows, "train_error", net, size)])
             for size in sizes
-        ]
-        mean, low, high = style.intervals(gaps)
-        left.plot(sizes, mean, **look)
-        left.fill_between(sizes, low, high, color=look["color"], **style.BAND)
+        }
+        style.mean_line(left, gaps, look)
         count = _parameters_of(rows, net)
         right.barh(place, count, color=look["color"], height=0.6)
         right.text(count, place, f" {count:,}", va="center")
-    left.set_xscale("log")
-    left.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    left.set_xticks([], minor=True)
-    left.set_xlabel("training examples")
+    style.named_log_axis(left, sizes, "training examples")
     left.set_ylabel("test error - training error (fraction)")
     left.set_ylim(bottom=0)
     right.set_yticks(range(len(NETS)), NETS)

@@ -118,10 +118,8 @@ def _why(name: str, module: ModuleType, directory: Path, options: argparse.Names
     path = directory / "verdict.json"
     if not path.exists():
         return "no verdict"
-    entry, configuration = (
-        evidence.entry_of(name, module, path),
-        evidence.manifest_of(directory).get("configuration", {}),
-    )
+    entry = evidence.entry_of(name, module, path)
+    configuration = evidence.manifest_of(directory).get("configuration", {})
     preset = options.preset or "quick"
     if entry["preset"] != preset:
         return f"preset {entry['preset']}"

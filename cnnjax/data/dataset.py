@@ -39,6 +39,11 @@ class DataConfig:
         return dataclasses.replace(self, image_size=self.image_size or side)
 
     @property
+    def external(self) -> bool:
+        """Whether it comes from a folder or a download, as large as it may be there, and not from the project."""
+        return bool(self.argument)
+
+    @property
     def argument(self) -> str:
         """What follows the colon of the name: a directory, a name in TFDS, or nothing."""
         return self.name.partition(":")[2]
@@ -120,12 +125,12 @@ def _statistics(
     first, second = np.indices((channels, channels))
     covariance = by_lag[abs(first - second), np.minimum(first, second)] - np.outer(mean, mean)
     std = np.sqrt(np.maximum(covariance.diagonal(), 1.0))
-    scaled = [array.astype(np.float32) for array in (mean / 255, std / 255, _principal(covariance) / 255)]
+    scaled = [array.astype(np.float32) for array in (mean / 255, std / 255, principal_components(covariance) / 255)]
     return scaled[0], scaled[1], scaled[2]
 
 
-def _principal(covariance: Float64[np.ndarray, "c c"]) -> Float64[np.ndarray, "c c"]:
-    """Eigenvectors times the square roots of their eigenvalues, as columns, the largest first."""
+def principal_components(covariance: Float64[np.ndarray, "c c"]) -> Float64[np.ndarray, "c c"]:
+    """Eigenvectors of a covariance (C, C) times the roots of their eigenvalues, as columns, the largest first."""
     values, vectors = np.linalg.eigh(covariance)
     columns = (vectors * np.sqrt(np.maximum(values, 0)))[:, ::-1]
     largest = np.take_along_axis(columns, np.abs(columns).argmax(axis=0)[None], axis=0)

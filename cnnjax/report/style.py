@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnjax.report.table import heading, summary, unit
+from cnnjax.report.table import heading, summary, unit, value_text
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -135,6 +135,27 @@ def intervals(samples: Sequence[list[float]]) -> tuple[np.ndarray, np.ndarray, n
     columns = [(each.mean, each.low, each.high) if each else (math.nan,) * 3 for each in found]
     means, lows, highs = np.array(columns).reshape(-1, 3).T
     return means, lows, highs
+
+
+def mean_line(
+    ax: "matplotlib.axes.Axes", samples: Mapping[Any, list[float]], look: Mapping[str, Any], **options: Any
+) -> None:
+    """The means of samples against their places, rising, and their 95 % intervals as a band.
+
+    ``look`` is one of ``hues``; ``options`` are for the line alone.
+    """
+    places = sorted(samples)
+    means, lows, highs = intervals([samples[place] for place in places])
+    ax.plot(places, means, **look, **options)
+    ax.fill_between(places, lows, highs, color=look["color"], **BAND)
+
+
+def named_log_axis(ax: "matplotlib.axes.Axes", places: Sequence[float], label: str) -> None:
+    """A logarithmic x axis on which just these places are named."""
+    ax.set_xscale("log")
+    ax.set_xticks(places, [f"{place:,}" if isinstance(place, int) else value_text(place) for place in places])
+    ax.set_xticks([], minor=True)
+    ax.set_xlabel(label)
 
 
 def label_y(axes: Sequence["matplotlib.axes.Axes"], metrics: Sequence[str]) -> None:
