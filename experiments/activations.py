@@ -5,7 +5,7 @@ the logistic sigmoid, 1 / (1 + e^-x), and tanh (S0:24-29), and note that AlexNet
 (S2:143). Its paper (Krizhevsky et al. 2012, figure 1) trains a net of four layers on CIFAR-10: with ReLU it
 reaches a training error of 25 % six times faster than with tanh. A second part takes up the lectures'
 question about the output sigmoid(ReLU(z)), thresholded at 0.5: "all the predictions will be positive"
-(S1:1270-1278). Rows 314 and 316 of the lectures' table.
+(S1:1270-1278). Rows 314 and 316 of lectures.csv.
 
     python -m experiments.activations                                       quick, embedded digits
     python -m experiments.activations --data=folder:DIR                     quick, for example CIFAR-10

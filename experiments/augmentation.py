@@ -4,8 +4,8 @@ A mirrored, shifted or tinted bird is still a bird, so the net may be trained on
 never sees the same picture twice: "less susceptible to overfitting; improves performance by simulating
 examples" (S3:697-733; S4:620-631; S0:888). Compared are mirroring (flip), cropping, scaling, rotation,
 shearing, local warping, colour jitter, shifts of the colour channels, AlexNet's PCA colour augmentation,
-the two that nearly everybody uses (flip and crop), and all together. Rows 131-138, 287 and 290 of the
-lectures' table.
+the two that nearly everybody uses (flip and crop), and all together. Rows 131-138, 287 and 290 of
+lectures.csv.
 
     python -m experiments.augmentation                                       quick, embedded digits
     python -m experiments.augmentation --data=folder:DIR                     quick, for example CIFAR-10

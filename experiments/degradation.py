@@ -1,7 +1,7 @@
 """Deeper plain nets train worse; residual nets do not.
 
 He et al. 2015 (arXiv:1512.03385), in the lectures at S2:205-211, S3:589-615 and S4:406-454 (rows 125, 126 and
-281-286 of the inventory): a plain net of 56 layers has a higher *training* error than one of 20, so it is
+281-286 of lectures.csv): a plain net of 56 layers has a higher *training* error than one of 20, so it is
 optimisation that fails, and not generalisation; with shortcuts, which add a block's input to its output, the deeper
 net is no worse. The lectures' reasons are measured too: how the gradient that reaches the first layer of an untrained
 net changes with depth, how large the layers' responses are after training, and that a block whose last weights are

@@ -3,7 +3,7 @@
 Dropout switches off a random part of the units for each minibatch (S0:904-913), so that no unit can rely on
 another one; what stays is scaled up so that the expectation of every activation is kept, and nothing is dropped
 when the net is evaluated. It is one of the lectures' handles against overfitting. Of nets with batch
-normalisation they say "no dropout" (S2:203). Rows 130, 144, 289 and 298 of the lectures' table.
+normalisation they say "no dropout" (S2:203). Rows 130, 144, 289 and 298 of lectures.csv.
 
     python -m experiments.dropout                                       quick, embedded digits
     python -m experiments.dropout --data=folder:DIR --seeds=6           quick, for example CIFAR-10

@@ -5,8 +5,8 @@ The lectures treat overfitting (S0:770-986) with augmentation (S0:888; S3:707-70
 (S2:203). Here all 2^4 = 16 combinations run with the same seeds, which is called a full two-level factorial.
 The *main effect* of a handle is the mean with it less the mean without it, over all settings of the others.
 The *interaction* of two is half of how much more the one does with the other than without it; handles that
-each repair the same damage have an interaction of the opposite sign. Rows 142, 287, 288, 289, 290 and 298 of the
-lectures' table. (Transfer learning, which the lectures also name, is another experiment.)
+each repair the same damage have an interaction of the opposite sign. Rows 142, 287, 288, 289, 290 and 298 of
+lectures.csv. (Transfer learning, which the lectures also name, is another experiment.)
 
     python -m experiments.handles                                       quick, embedded digits
     python -m experiments.handles --data=folder:DIR --seeds=4           quick, for example CIFAR-10

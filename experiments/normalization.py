@@ -3,7 +3,7 @@
 A normalisation layer subtracts a mean from its input and divides by a standard deviation, so that the next
 layer always reads numbers of mean 0 and variance 1. The kinds differ in what they average over: the batch and
 all places (batch), the places of one channel of one image (instance), of some channels (group), of all (layer).
-The lectures (S3:617-679; rows 294-297 of the inventory) say that this allows larger learning rates and fewer steps,
+The lectures (S3:617-679; rows 294-297 of lectures.csv) say that this allows larger learning rates and fewer steps,
 that what comes out does not depend on the mean and variance of what goes in, and that batch normalisation must
 remember statistics for the test. Ioffe and Szegedy 2015 (arXiv:1502.03167) raised the rate five-fold and more; Wu and
 He 2018 (arXiv:1803.08494) found batch normalisation better than instance normalisation, and worse than group

@@ -3,8 +3,8 @@
 A model overfits where it is right about the examples that it was trained on and wrong about others: the gap
 is its test error less its training error. The lectures (S0:770-886) begin with ten points of y = x^2, through
 which a polynomial of degree 10 passes exactly and between which it goes astray, and end with a net of 138
-million parameters; "you need a lot of data to train a CNN" (S1:1187-1201). Rows 127, 196, 287 and 379 of the
-lectures' table.
+million parameters; "you need a lot of data to train a CNN" (S1:1187-1201). Rows 127, 196, 287 and 379 of
+lectures.csv.
 
     python -m experiments.overfitting                                       quick, embedded digits
     python -m experiments.overfitting --data=folder:DIR                     quick, for example CIFAR-10

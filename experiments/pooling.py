@@ -4,7 +4,7 @@ A pooling layer halves the sides of a map of features: it puts one number in the
 2x2. The lectures say that this makes a net stable against *small* shifts of the picture, "however, if the
 image is translated a lot..." it does not (S3:211-236; S1:1055, 1088-1089, 1234-1235), and that a
 convolution of stride 2, which computes only every other output, is an alternative to pooling (S3:257).
-Rows 299 and 315 of the lectures' table.
+Rows 299 and 315 of lectures.csv.
 
     python -m experiments.pooling                                       quick, embedded digits
     python -m experiments.pooling --data=folder:DIR                     quick, for example CIFAR-10

@@ -2,7 +2,7 @@
 
 The lectures (S0:892-902) add c times the sum of the squared weights to the loss against overfitting.
 With few training examples the gap between test and training loss shrinks as c grows, the test loss has
-a minimum, and far beyond it the net underfits. Rows 129 and 288 of the lectures' table.
+a minimum, and far beyond it the net underfits. Rows 129 and 288 of lectures.csv.
 
 The penalty's gradient is 2 c w, so a step of plain gradient descent on it shrinks every weight by the same
 share. One may as well shrink the weights beside the step, which is called decoupled decay: under plain

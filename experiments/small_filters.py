@@ -4,8 +4,8 @@ Two 3x3 convolutions in a row see 5x5 pixels, three see 7x7: as much as one 5x5 
 weights and a nonlinearity after each. The lectures give "small convolutional kernels: only 3x3" and
 "increased depth" as the developments of VGG (S3:519-532; S4:386-401). Simonyan and Zisserman 2014
 (arXiv:1409.1556) count 27 C^2 weights against 49 C^2 for C channels, and report a top-1 error on ImageNet
-that falls from 29.6 % for their net A (11 layers with weights) to 25.5 % for E (19 layers). Row 312 of the
-lectures' table.
+that falls from 29.6 % for their net A (11 layers with weights) to 25.5 % for E (19 layers). Row 312 of
+lectures.csv.
 
     python -m experiments.small_filters                                       quick, embedded digits
     python -m experiments.small_filters --data=folder:DIR                     quick, for example CIFAR-10

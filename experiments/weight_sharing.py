@@ -3,8 +3,8 @@
 A convolution is a linear layer under two constraints (S3:78-96): a unit reads a small window, and the units of a
 map share their weights. The lectures conclude that it needs fewer parameters and overfits less (S1:514-538), that
 a fully-connected net ignores where pixels lie, so that it learns as well from pixels in any fixed order (S1:999),
-and that it has "little or no invariance to shifting" (S1:1009-1020). Four nets with the same two hidden layers of
-units differ in their connections alone:
+and that it has "little or no invariance to shifting" (S1:1009-1020). Rows 143, 300-303 and 342 of
+lectures.csv. Four nets with the same two hidden layers of units differ in their connections alone:
 
     dense      every unit reads the whole layer before it (connectivity_dense)
     local      3x3 windows, each unit with weights of its own (connectivity_local)
