@@ -5,8 +5,6 @@
 """
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -14,33 +12,17 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax import tree
-from cnnjax.models import choices, connectivity, lenet, mlp, resnet, vgg
+from cnnjax.models import connectivity, lenet, mlp, resnet, vgg
+from cnnjax.models.entry import Entry
 from cnnjax.typing import UsageError, unknown
 
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """A named variant: how to build it, and the image shape (H, W, C) it was published with."""
-
-    build: Callable[..., nn.Module]
-    image_shape: tuple[int, int, int]
-
-
-def _cifar(depth: int, shortcut: str) -> Entry:
-    return Entry(partial(resnet.CifarResNet, depth=depth, shortcut=shortcut), (32, 32, 3))
-
-
+# One line for each file of networks.
 MODELS: dict[str, Entry] = {
-    "mlp": Entry(mlp.MLP, (32, 32, 3)),
-    "lenet5": Entry(lenet.LeNet5, (32, 32, 1)),
-    "lenet5_classic": Entry(lenet.LeNet5Classic, (32, 32, 1)),
-    **{
-        f"connectivity_{sharing}": Entry(partial(connectivity.ConnectivityNet, sharing=sharing), (16, 16, 1))
-        for sharing in choices.CHOICES["sharing"]
-    },
-    "vgg_small": Entry(vgg.VGG, (32, 32, 3)),
-    **{f"plain{depth}_cifar": _cifar(depth, "none") for depth in resnet.DEPTHS},
-    **{f"resnet{depth}_cifar": _cifar(depth, "A") for depth in resnet.DEPTHS},
+    **mlp.VARIANTS,
+    **lenet.VARIANTS,
+    **connectivity.VARIANTS,
+    **vgg.VARIANTS,
+    **resnet.VARIANTS,
 }
 
 
@@ -57,7 +39,8 @@ def create(name: str, **overrides: Any) -> nn.Module:
         if field not in known:
             raise unknown(f"field of model {name}", field, known)
         expected = type(known[field])
-        if expected in (int, str, tuple) and (type(value) is not expected):
+        fits = type(value) is expected or (expected is float and type(value) is int)
+        if expected in (int, float, str, bool, tuple) and not fits:
             raise UsageError(f"model.{field} must be of type {expected.__name__}, not {value!r}.")
     return MODELS[name].build(**overrides)
 

@@ -5,6 +5,7 @@ before it ("dense"), or a window of them with weights of its own ("local"), or t
 weights that it shares with all units of its map ("conv").
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cnnjax.models import choices
+from cnnjax.models.entry import Entry
 from cnnjax.nn import Conv, Dropout, LocallyConnected, activation, initializer
 from cnnjax.typing import Images, Logits, UsageError
 
@@ -78,3 +80,9 @@ class ConnectivityNet(nn.Module):
             return units.reshape(count, *shape)
         layer = Conv if self.sharing == "conv" else LocallyConnected
         return layer(maps, (self.kernel_size, self.kernel_size), strides=(2, 2), **options)(x)
+
+
+VARIANTS = {
+    f"connectivity_{sharing}": Entry(partial(ConnectivityNet, sharing=sharing), (16, 16, 1), 1989)
+    for sharing in choices.CHOICES["sharing"]
+}

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cnnjax.models import choices
+from cnnjax.models.entry import Entry
 from cnnjax.nn import Conv, Dropout, activation, initializer, norm_layer
 from cnnjax.ops.conv import conv
 from cnnjax.ops.pool import average_pool
@@ -186,3 +187,9 @@ def _codes() -> Float[np.ndarray, "10 84"]:
     rows = [line.split() for line in DIGIT_CODES.strip().splitlines()]  # a row of every picture in each line
     pictures = ["".join(picture) for picture in zip(*rows, strict=True)]
     return np.array([[1.0 if pixel == "#" else -1.0 for pixel in picture] for picture in pictures], np.float32)
+
+
+VARIANTS = {
+    "lenet5": Entry(LeNet5, (32, 32, 1), 1998),
+    "lenet5_classic": Entry(LeNet5Classic, (32, 32, 1), 1998),
+}

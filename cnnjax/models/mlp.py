@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cnnjax.models import choices
+from cnnjax.models.entry import Entry
 from cnnjax.nn import Dropout, activation, initializer, norm_layer
 from cnnjax.typing import Images, Logits, UsageError
 
@@ -63,3 +64,6 @@ class MLP(nn.Module):
             x = endpoints[f"hidden{index}"] = activation(self.activation)(x)
             x = Dropout()(x, dropout_rate, train)
         return activation(self.head_activation)(dense(self.num_classes, name="head")(x)), endpoints
+
+
+VARIANTS = {"mlp": Entry(MLP, (32, 32, 3), 1986)}

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cnnjax.models import choices
+from cnnjax.models.entry import Entry
 from cnnjax.nn import Conv, Dropout, activation, initializer, norm_layer
 from cnnjax.typing import Images, Logits, UsageError
 
@@ -64,7 +65,7 @@ class Block(nn.Module):
 class CifarResNet(nn.Module):
     """A 6n + 2 layer network for small images, e.g. 32x32; at least 4x4.
 
-    Endpoints: ``stem``, ``stage1``, ``stage2``, ``stage3``, ``pooled``, ``logits_map``.
+    Endpoints: ``stem``, ``stage1``, ``stage2``, ``stage3``, ``features``, ``logits_map``.
 
     Variables: ``stem``, ``stage1`` (all its blocks), ``stage2_first``, ``stage2_rest`` (its other blocks),
     ``stage3_first``, ``stage3_rest``, ``head``. Equal blocks are scanned: their arrays are stacked along
@@ -132,9 +133,9 @@ class CifarResNet(nn.Module):
                 x = _repeat(rest, blocks - 1, x, train, inner_rate)
             endpoints[f"stage{stage}"] = x
         head = nn.Dense(self.num_classes, kernel_init=init, dtype=self.dtype, name="head")
-        endpoints["pooled"] = x.mean((1, 2))
+        endpoints["features"] = x.mean((1, 2))
         endpoints["logits_map"] = head(x)
-        return head(Dropout()(endpoints["pooled"], dropout_rate, train)), endpoints
+        return head(Dropout()(endpoints["features"], dropout_rate, train)), endpoints
 
     @staticmethod
     def unstack(collection: dict[str, Any]) -> dict[str, Any]:
@@ -174,3 +175,10 @@ def _sow_response(module, layer, response):
     if module.is_mutable_collection("responses") and not module.is_initializing():
         deviation = jnp.std(response.astype(jnp.float32))
         module.sow("responses", f"{layer}_response", deviation, init_fn=lambda: None, reduce_fn=lambda _, new: new)
+
+
+VARIANTS = {
+    f"{name}{depth}_cifar": Entry(partial(CifarResNet, depth=depth, shortcut=shortcut), (32, 32, 3), 2015)
+    for name, shortcut in (("plain", "none"), ("resnet", "A"))
+    for depth in DEPTHS
+}

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cnnjax.models import choices
+from cnnjax.models.entry import Entry
 from cnnjax.nn import Conv, Dropout, activation, initializer, norm_layer
 from cnnjax.ops.pool import average_pool, blur_pool, max_pool
 from cnnjax.typing import Images, Logits
@@ -88,3 +89,6 @@ def _pool(form, x):
     if form == "blur":
         return blur_pool(max_pool(x, strides=(1, 1)))
     return {"max": max_pool, "average": average_pool, "stride": lambda x: x}[form](x)
+
+
+VARIANTS = {"vgg_small": Entry(VGG, (32, 32, 3), 2014)}

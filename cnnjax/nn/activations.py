@@ -15,6 +15,7 @@ def identity(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 ACTIVATIONS: dict[str, Callable[..., Array]] = {
     "relu": nn.relu,
+    "relu6": nn.relu6,  # min(relu(x), 6), as in the MobileNets
     "sigmoid": nn.sigmoid,
     "tanh": nn.tanh,
     "leaky_relu": nn.leaky_relu,  # slope 0.01 below zero

@@ -12,6 +12,8 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 INITIALIZERS: dict[str, Callable[..., Any]] = {
     "he": he_normal,
+    # The same paper's backward case, sqrt(2 / fan_out): what torchvision draws for its residual and mobile nets.
+    "he_fan_out": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
     # Glorot and Bengio 2010, equation 16: uniform in ±sqrt(6 / (fan_in + fan_out)).
     "xavier": nn.initializers.xavier_uniform(),
     # Krizhevsky et al. 2012, section 5: N(0, 0.01²) whatever the layer's size.

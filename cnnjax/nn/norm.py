@@ -20,28 +20,30 @@ NORMS = ("batch", "instance", "group", "layer", "none")
 EPSILON = 1e-5
 
 
-@jax.custom_vjp
-def standardize(x: Float[Array, "... c"], scale: Float[Array, " c"], bias: Float[Array, " c"]):
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def standardize(
+    x: Float[Array, "... c"], scale: Float[Array, " c"], bias: Float[Array, " c"], epsilon: float = EPSILON
+):
     """Per-channel standardisation over all other axes; returns (output, mean, variance).
 
     The backward pass is the closed form of Ioffe and Szegedy 2015, which reads the activations
     twice; automatic differentiation of the same forward pass reads them more often. The mean and
     the variance are for the running statistics only: no gradient flows through them.
     """
-    return _standardize_forward(x, scale, bias)[0]
+    return _standardize_forward(x, scale, bias, epsilon)[0]
 
 
-def _standardize_forward(x, scale, bias):
+def _standardize_forward(x, scale, bias, epsilon):
     axes = tuple(range(x.ndim - 1))
     x32 = x.astype(jnp.float32)
     mean = x32.mean(axes)
     variance = jnp.square(x32 - mean).mean(axes)
-    inverse = lax.rsqrt(variance + EPSILON)
+    inverse = lax.rsqrt(variance + epsilon)
     out = (x32 - mean) * (inverse * scale) + bias
     return (out.astype(x.dtype), mean, variance), (x, scale, mean, inverse)
 
 
-def _standardize_backward(residuals, grads):
+def _standardize_backward(epsilon, residuals, grads):
     x, scale, mean, inverse = residuals
     grad = grads[0].astype(jnp.float32)
     axes = tuple(range(x.ndim - 1))
@@ -59,11 +61,20 @@ standardize.defvjp(_standardize_forward, _standardize_backward)
 class BatchNorm(nn.Module):
     """Batch normalisation over batch and space; running statistics in evaluation (S3:666-677).
 
-    State in the collection ``batch_stats``: ``mean`` and ``var`` (C,), the biased variance, as
-    exponential averages ``momentum * old + (1 - momentum) * new``.
+    State in the collection ``batch_stats``: ``mean`` and ``var`` (C,), as exponential averages
+    ``momentum * old + (1 - momentum) * new``.
+
+    Attributes:
+      momentum: weight of the old statistics; PyTorch's momentum is one less this.
+      epsilon: added to the variance.
+      unbiased: the running variance is of n - 1 numbers, as in the paper (Ioffe and Szegedy 2015, algorithm 2)
+        and in PyTorch, and not of n, as in Flax. Activations are divided by the biased one either way.
+      dtype: type of the arithmetic.
     """
 
     momentum: float = 0.9
+    epsilon: float = EPSILON
+    unbiased: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -75,10 +86,13 @@ class BatchNorm(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         if not train:
-            factor = scale * lax.rsqrt(var.value + EPSILON)
+            factor = scale * lax.rsqrt(var.value + self.epsilon)
             return (x * factor + (bias - mean.value * factor)).astype(self.dtype)
-        out, batch_mean, batch_var = standardize(x, scale, bias)
+        out, batch_mean, batch_var = standardize(x, scale, bias, self.epsilon)
         if not self.is_initializing():
+            if self.unbiased:
+                count = x.size // x.shape[-1]
+                batch_var = batch_var * (count / max(count - 1, 1))
             mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
             var.value = self.momentum * var.value + (1 - self.momentum) * batch_var
         return out.astype(self.dtype)
@@ -92,6 +106,7 @@ class GroupNorm(nn.Module):
     """
 
     groups: int | None
+    epsilon: float = EPSILON
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -101,7 +116,7 @@ class GroupNorm(nn.Module):
         groups = self.groups or channels
         if channels % groups:
             raise UsageError(f"{groups} groups do not divide {channels} channels. Choose a divisor.")
-        return nn.GroupNorm(num_groups=groups, epsilon=EPSILON, dtype=self.dtype, name="group")(x)
+        return nn.GroupNorm(num_groups=groups, epsilon=self.epsilon, dtype=self.dtype, name="group")(x)
 
 
 class NoNorm(nn.Module):
@@ -115,11 +130,20 @@ class NoNorm(nn.Module):
         return x + self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32).astype(x.dtype)
 
 
-def norm_layer(name: str, dtype: Any = jnp.float32, groups: int = 8) -> Callable[..., nn.Module]:
+def norm_layer(
+    name: str,
+    dtype: Any = jnp.float32,
+    groups: int = 8,
+    *,
+    epsilon: float = EPSILON,
+    momentum: float = 0.9,
+    unbiased: bool = False,
+) -> Callable[..., nn.Module]:
     """The constructor of the normalisation called ``name``; its instances take ``(x, train)``.
 
     "layer" normalises over space and channels of one example, "group" over space and
     channels / ``groups``, "instance" over space of each channel, "batch" over batch and space.
+    ``momentum`` and ``unbiased`` are those of ``BatchNorm``.
 
     Raises:
       UsageError: unknown name.
@@ -127,7 +151,8 @@ def norm_layer(name: str, dtype: Any = jnp.float32, groups: int = 8) -> Callable
     if name not in NORMS:
         raise unknown("norm", name, NORMS)
     if name == "batch":
-        return partial(BatchNorm, dtype=dtype)
+        return partial(BatchNorm, dtype=dtype, epsilon=epsilon, momentum=momentum, unbiased=unbiased)
     if name == "none":
         return partial(NoNorm, dtype=dtype)
-    return partial(GroupNorm, groups={"instance": None, "group": groups, "layer": 1}[name], dtype=dtype)
+    size = {"instance": None, "group": groups, "layer": 1}[name]
+    return partial(GroupNorm, groups=size, epsilon=epsilon, dtype=dtype)

@@ -9,6 +9,7 @@ import math
 from functools import reduce
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from cnnjax.ops.conv import Padding, Pair, explicit_padding
@@ -74,6 +75,42 @@ def blur_pool(images: Float[Array, "n h w c"], window: int = 3, strides: Pair = 
     for size, steps in (((window, 1), (strides[0], 1)), ((1, window), (1, strides[1]))):  # the filter is separable
         x = sum(weight * part for weight, part in zip(weights, _slices(x, size, steps, "VALID", 0.0), strict=True))
     return x
+
+
+def adaptive_average_pool(images: Float[Array, "n h w c"], size: Pair) -> Float[Array, "n h2 w2 c"]:
+    """The means of ``size`` (rows, columns) windows that cover the image, as PyTorch's AdaptiveAvgPool2d.
+
+    Window i of n pixels and m windows reaches from floor(i n / m) to ceil((i + 1) n / m): windows overlap or
+    repeat pixels where m does not divide n. Images of that size already stay as they are.
+    """
+    if images.shape[1:3] == tuple(size):
+        return images
+    rows, columns = (_adaptive_windows(images.shape[axis + 1], size[axis]) for axis in (0, 1))
+    return jnp.einsum("ah,bw,nhwc->nabc", rows.astype(images.dtype), columns.astype(images.dtype), images)
+
+
+def _adaptive_windows(pixels, windows):
+    """(windows, pixels): the weight of each pixel in each window."""
+    at, i = np.arange(pixels), np.arange(windows)[:, None]
+    inside = (at >= i * pixels // windows) & (at < -(-(i + 1) * pixels // windows))
+    return jnp.asarray(inside / inside.sum(1, keepdims=True), jnp.float32)
+
+
+def ceil_padding(size: Pair, window: Pair, strides: Pair, padding: int = 0) -> Padding:
+    """Padding with which the last window may hang over the edge: Caffe's rule, PyTorch's ``ceil_mode``.
+
+    Args:
+      size: rows, columns of the images.
+      window, strides: of the pooling.
+      padding: on all sides, before the overhang is added below and to the right.
+    """
+    pads = []
+    for n, w, s in zip(size, window, strides, strict=True):
+        count = -(-(n + 2 * padding - w) // s) + 1
+        if (count - 1) * s >= n + padding:  # a window must not start beyond the image
+            count -= 1
+        pads.append((padding, max((count - 1) * s + w - n - padding, padding)))
+    return pads[0], pads[1]
 
 
 def _slices(images, window, strides, padding, fill):

@@ -13,9 +13,7 @@ from cnnjax.models.resnet import DEPTHS, Block
 from cnnjax.nn import INITIALIZERS, Conv, norm_layer
 from cnnjax.ops.conv import convolution_matrix, explicit_padding
 from cnnjax.typing import UsageError
-
-# These compile a network to run it once.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+from tests.fixtures.networks import filled, images, jit
 
 CIFAR_PARAMETERS = {8: 75_290, 14: 172_506, 20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
 
@@ -62,25 +60,6 @@ SMALL = {
     "connectivity_local": lambda: connectivity("local"),
     "connectivity_dense": lambda: connectivity("dense"),
 }
-
-
-def images(count, shape):
-    return np.random.default_rng(0).standard_normal((count, *shape)).astype(np.float32)
-
-
-def filled(model, shape):
-    """Variables with He's standard deviation, drawn on the host: initialising takes seconds to compile."""
-    rng = np.random.default_rng(1)
-
-    def fill(name, leaf):
-        kind = name.rsplit("/", 1)[-1]
-        if "kernel" in kind:
-            fan_in = math.prod(leaf.shape[-4:-1] if len(leaf.shape) > 3 else leaf.shape[:-1])
-            return rng.normal(0, math.sqrt(2 / fan_in), leaf.shape).astype(np.float32)
-        center = {"scale": 1, "var": 1, "s2_coefficient": 0.25, "s4_coefficient": 0.25}.get(kind, 0)
-        return (center + 0.1 * rng.random(leaf.shape)).astype(np.float32)
-
-    return tree.mask(models.parameter_shapes(model, shape), fill)
 
 
 def outputs(name, count=2, **fields):
@@ -161,7 +140,7 @@ def test_the_lectures_fully_connected_net():  # S1:1004
             {"num_classes": 3},
             {
                 "stem": (2, 32, 32, 16), "stage1": (2, 32, 32, 16), "stage2": (2, 16, 16, 32),
-                "stage3": (2, 8, 8, 64), "pooled": (2, 64), "logits_map": (2, 8, 8, 3),
+                "stage3": (2, 8, 8, 64), "features": (2, 64), "logits_map": (2, 8, 8, 3),
             },
         ),
     ],
@@ -215,7 +194,7 @@ def test_dropout_acts_in_training_only_where_the_docstring_says():
 
     ((first, endpoints), (second, _)), (_, without) = compute(variables, x)
     assert np.any(first != second)
-    np.testing.assert_array_equal(endpoints["pooled"], without["pooled"])  # before the head, after all else
+    np.testing.assert_array_equal(endpoints["features"], without["features"])  # before the head, after all else
 
 
 def test_plain_and_residual_twins_start_from_equal_parameters():

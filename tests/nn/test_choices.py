@@ -39,7 +39,7 @@ def test_an_initialiser_has_its_standard_deviation(name, deviation):
 
 
 def test_an_unknown_name_is_refused_with_the_nearest():
-    assert set(INITIALIZERS) == {"he", "xavier", "gaussian"}
+    assert set(INITIALIZERS) == {"he", "he_fan_out", "xavier", "gaussian"}
     with pytest.raises(UsageError, match=r"Unknown activation 'rleu'. Did you mean 'relu'"):
         activation("rleu")
     with pytest.raises(UsageError, match=r"Unknown kernel_init 'xaver'. Did you mean 'xavier'"):

@@ -1,0 +1,107 @@
+"""What the blocks of large networks are made of: one convolution with its normalisation and activation."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from cnnjax.nn import Conv, Dropout, activation, initializer, norm_layer
+from cnnjax.ops.conv import Padding, Pair
+from cnnjax.typing import Logits, UsageError
+
+
+class Parts(NamedTuple):
+    """The factories that a network injects into its blocks.
+
+    Attributes:
+      conv: a convolution layer: ``conv(features, kernel_size, strides=..., padding=..., groups=...)``.
+      norm: channels -> the constructor of a normalisation, whose instances take ``(x, train)``.
+      act: an elementwise function.
+    """
+
+    conv: Callable[..., nn.Module]
+    norm: Callable[[int], Callable[..., nn.Module]]
+    act: Callable[..., Array]
+
+
+def parts(model: nn.Module, epsilon: float = 1e-5, momentum: float = 0.9, conv_bias: bool = False) -> Parts:
+    """The factories that the shared fields of a network ask for (see ``models.choices``).
+
+    The running variance is the unbiased one, as in the reference implementations. ``conv_bias`` gives every
+    convolution a bias, even though a normalisation follows; without, the normalisation has the only one.
+    """
+    fields = vars(model)
+    dtype, init = fields["dtype"], initializer(fields["kernel_init"])
+
+    def norm(channels: int) -> Callable[..., nn.Module]:
+        groups = math.gcd(8, channels)  # "group": eight, or as many of them as divide the channels
+        return norm_layer(fields["norm"], dtype, groups, epsilon=epsilon, momentum=momentum, unbiased=True)
+
+    return Parts(
+        conv=partial(Conv, use_bias=conv_bias, kernel_init=init, dtype=dtype),
+        norm=norm,
+        act=activation(fields["activation"]),
+    )
+
+
+class ConvNorm(nn.Module):
+    """Convolution, normalisation, activation; children ``conv`` and ``norm``.
+
+    Attributes:
+      features: output channels.
+      kernel_size, strides, groups: of the convolution.
+      parts: the network's factories.
+      padding: as in ``ops.conv.conv``; None is half the kernel on all sides, as PyTorch's networks pad.
+      act: whether the activation is applied.
+    """
+
+    features: int
+    kernel_size: Pair
+    parts: Parts
+    strides: Pair = (1, 1)
+    groups: int = 1
+    padding: str | int | Padding | None = None
+    act: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 o"]:
+        """Activations (N, H, W, C) to (N, H', W', features)."""
+        rows, columns = self.kernel_size
+        padding = self.padding
+        if padding is None:
+            padding = ((rows // 2, rows // 2), (columns // 2, columns // 2))
+        conv = self.parts.conv(
+            self.features, self.kernel_size, strides=self.strides, padding=padding, groups=self.groups, name="conv"
+        )
+        x = self.parts.norm(self.features)(name="norm")(conv(x), train)
+        return self.parts.act(x) if self.act else x
+
+
+def pooled_head(
+    model: nn.Module, x: Float[Array, "n h w c"], endpoints: dict[str, Any], train: bool, dropout_rate: Any
+) -> Logits:
+    """Global average, dropout, and the dense layer ``head``; call it inside the network's ``__call__``.
+
+    Adds the endpoints ``features`` (N, C), which the head reads, and ``logits_map`` (N, H, W, classes): the head
+    at every pixel of the last map, whose average over pixels are the logits.
+    """
+    fields = vars(model)
+    init = initializer(fields["kernel_init"])
+    head = nn.Dense(fields["num_classes"], kernel_init=init, dtype=fields["dtype"], name="head")
+    endpoints["features"] = x.mean((1, 2))
+    endpoints["logits_map"] = head(x)
+    return head(Dropout()(endpoints["features"], dropout_rate, train))
+
+
+def check_positive(**values: int) -> None:
+    """Refuses counts below 1, naming the field.
+
+    Raises:
+      UsageError: a value is not a positive whole number.
+    """
+    for name, value in values.items():
+        if not isinstance(value, int) or value < 1:
+            raise UsageError(f"{name} must be a positive whole number, not {value!r}.")
