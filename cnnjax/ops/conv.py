@@ -14,6 +14,9 @@ below make it a batched matrix product over patches (im2col) instead.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, partial
 
 import jax
@@ -34,6 +37,17 @@ MATRIX_PIXELS = 2.6
 LARGE_GRADIENT = 4096
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
+_AS_CONVOLUTIONS: ContextVar[bool] = ContextVar("as_convolutions", default=False)
+
+
+@contextmanager
+def traced_as_convolutions() -> Iterator[None]:
+    """Inside, every ``conv`` is one ``conv_general_dilated``: what an analysis of the program can read."""
+    token = _AS_CONVOLUTIONS.set(True)
+    try:
+        yield
+    finally:
+        _AS_CONVOLUTIONS.reset(token)
 
 
 def explicit_padding(
@@ -101,7 +115,7 @@ def conv(
             f"and a multiple of {groups} output channels, not {fan_in} and {features}."
         )
     pads = explicit_padding(padding, images.shape[1:3], kernel.shape[:2], strides, dilation)
-    if groups > 1 or jax.default_backend() != "cpu":
+    if groups > 1 or jax.default_backend() != "cpu" or _AS_CONVOLUTIONS.get():
         # Other back ends have their own fast gradients, and grouped ones have no canonical form.
         return lax.conv_general_dilated(
             images, kernel, strides, pads, (1, 1), dilation, LAYOUT, feature_group_count=groups
