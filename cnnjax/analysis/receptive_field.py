@@ -148,7 +148,7 @@ def _merged(equation: Any, fields: list[Field | None], shape: tuple[int, ...]) -
     """One field that covers the operands': unit by unit where their maps have the output's sides."""
     aligned, read_whole = [], []
     for atom, field in zip(equation.invars, fields, strict=True):
-        if field is None:
+        if field is None or atom.aval.size == 0:
             continue
         given = atom.aval.shape
         is_map = any(span.jump for span in field)
