@@ -174,7 +174,7 @@ def _keeps_positions(equation: Any) -> bool:
         axes = params.get("dimensions", (params.get("axis"), params.get("dimension")))
         return name != "transpose" and not {1, 2} & set(axes)
     if name == "concatenate":
-        return params["dimension"] == 3
+        return params["dimension"] in (0, 3)
     return True
 
 

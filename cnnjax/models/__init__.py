@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax import tree
-from cnnjax.models import connectivity, lenet, mlp, resnet, vgg
+from cnnjax.models import connectivity, efficientnet, googlenet, inception, lenet, mlp, mobilenet, resnet, vgg
 from cnnjax.models.entry import Entry
+from cnnjax.models.stages import regime_stages
 from cnnjax.typing import UsageError, unknown
 
 # One line for each file of networks.
@@ -23,6 +24,10 @@ MODELS: dict[str, Entry] = {
     **connectivity.VARIANTS,
     **vgg.VARIANTS,
     **resnet.VARIANTS,
+    **googlenet.VARIANTS,
+    **inception.VARIANTS,
+    **mobilenet.VARIANTS,
+    **efficientnet.VARIANTS,
 }
 
 
@@ -83,3 +88,16 @@ def count_parameters(name: str, **overrides: Any) -> int:
     """The number of trainable parameters at the published image shape, unless overridden."""
     model = create(name, **overrides)
     return tree.count(parameter_shapes(model, MODELS[name].image_shape)["params"])
+
+
+def frozen_stages(name_or_model: str | nn.Module, regime: str, **overrides: Any) -> tuple[str, ...]:
+    """The stages that ``Spec.frozen`` names for a regime of transfer learning: "head", "late" or "all" train.
+
+    "head" freezes all stages but the head, "late" the first half (rounded down) of those before it, "all" none
+    (S4:610-616). ``overrides`` are fields of a network given by name.
+
+    Raises:
+      UsageError: an unknown network, field or regime, or a network that does not name its stages.
+    """
+    model = create(name_or_model, **overrides) if isinstance(name_or_model, str) else name_or_model
+    return regime_stages(model, regime)
