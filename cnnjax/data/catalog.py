@@ -3,14 +3,16 @@
 Adding a source is one module with ``describe`` and ``load``, and one line in ``SOURCES``.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
 from cnnjax.data import digits, encoded, folder, shapes, tfds
-from cnnjax.data.dataset import DataConfig, Dataset, Info, Progress, assemble
+from cnnjax.data.dataset import SPLITS, DataConfig, Dataset, Info, Progress, assemble
 from cnnjax.rng import permutation
 from cnnjax.typing import UsageError, unknown
 
@@ -47,13 +49,23 @@ def describe(config: DataConfig) -> Info:
     """What the dataset will be, without loading it.
 
     Cheap, except that a dataset of TFDS is downloaded and prepared on its first use: before that
-    nobody knows its sizes.
+    nobody knows its sizes. For some of the classes all labels are read.
 
     Raises:
       UsageError: the name is unknown, a value is out of range, a folder or a download is missing,
         or the images do not fit together.
     """
-    return _source(config).describe(config)
+    info = _source(config).describe(config)
+    if not config.classes:
+        return info
+    _check_classes(config, info)
+    sizes = _sizes_of(config)
+    if empty := [split for split in SPLITS if not sizes[split]]:
+        raise UsageError(
+            f"--data.classes={config.classes} leaves no examples in {', '.join(empty)}. Name more classes."
+        )
+    names = tuple(info.class_names[label] for label in config.classes)
+    return dataclasses.replace(info, num_classes=len(names), sizes=sizes, class_names=names)
 
 
 def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
@@ -67,8 +79,59 @@ def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
     Raises:
       UsageError: as ``describe``, or images cannot be read.
     """
+    info = describe(config) if config.classes else None
     dataset = _source(config).load(config, progress)
+    if info:
+        dataset = _selected(dataset, info, config.classes)
     return _permuted(dataset) if config.permute_pixels else dataset
+
+
+def _check_classes(config: DataConfig, info: Info) -> None:
+    chosen = config.classes
+    if len(chosen) < 2 or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(info.num_classes)):
+        raise UsageError(
+            f"--data.classes={chosen} must name at least two different classes of {info.name}, "
+            f"from 0 to {info.num_classes - 1}."
+        )
+
+
+def _kept(dataset: Dataset, classes: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """The examples of each split that are of these classes."""
+    chosen = np.isin(dataset.labels, classes)
+    return {split: start + np.flatnonzero(chosen[start:stop]) for split, (start, stop) in dataset.ranges.items()}
+
+
+@lru_cache(maxsize=8)
+def _sizes_of(config: DataConfig) -> dict[str, int]:
+    """Examples of the chosen classes in each split: their labels must be read."""
+    whole = dataclasses.replace(config, classes=(), permute_pixels=False)
+    return {split: len(kept) for split, kept in _kept(load(whole), config.classes).items()}
+
+
+def _selected(dataset: Dataset, info: Info, classes: tuple[int, ...]) -> Dataset:
+    """The dataset with the examples of some classes only, labelled by their place in ``classes``."""
+    examples = np.concatenate([_kept(dataset, classes)[split] for split in SPLITS])
+    renumbered = np.full(dataset.info.num_classes, -1, np.int32)
+    renumbered[list(classes)] = np.arange(len(classes))
+
+    def fill(images: UInt8[np.ndarray, "n h w c"], labels: Int32[np.ndarray, " n"]) -> str:
+        for start in range(0, len(images), 1024):
+            images[start : start + 1024] = dataset.images[examples[start : start + 1024]]
+        labels[:] = renumbered[dataset.labels[examples]]
+        return assemble(info, images, labels).fingerprint
+
+    key = f"{dataset.fingerprint}-classes-{'-'.join(map(str, classes))}"
+    return _derived(dataset, info, len(examples), key, fill)
+
+
+def _derived(dataset: Dataset, info: Info, count: int, key: str, fill: Callable[..., str]) -> Dataset:
+    """A dataset that ``fill`` makes from another: mapped from disk where that one is, for it may not fit memory."""
+    if isinstance(dataset.images, np.memmap):
+        return encoded.kept(key, info, fill)
+    images = np.empty((count, *dataset.images.shape[1:]), np.uint8)
+    labels = np.empty(count, np.int32)
+    fill(images, labels)
+    return assemble(info, images, labels)
 
 
 def _permuted(dataset: Dataset) -> Dataset:
@@ -87,11 +150,7 @@ def _permuted(dataset: Dataset) -> Dataset:
         labels[:] = dataset.labels
         return assemble(dataset.info, images, labels).fingerprint
 
-    if isinstance(dataset.images, np.memmap):
-        return encoded.kept(f"{dataset.fingerprint}-permuted", dataset.info, fill)
-    images, labels = np.empty_like(dataset.images), np.empty_like(dataset.labels)
-    fill(images, labels)
-    return assemble(dataset.info, images, labels)
+    return _derived(dataset, dataset.info, len(dataset.labels), f"{dataset.fingerprint}-permuted", fill)
 
 
 def _source(config: DataConfig) -> Source:

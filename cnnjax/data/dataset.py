@@ -32,6 +32,7 @@ class DataConfig:
     valid_fraction: float = _field(0.1, "share of the training split kept for validation, where there is none")
     examples: int = _field(4096, "training examples of a procedural dataset (shapes)")
     difficulty: float = _field(0.5, "of a procedural dataset, 0 to 1: noise, clutter and lack of contrast")
+    classes: tuple[int, ...] = _field((), "only examples of these classes, numbered anew in this order; all without")
     permute_pixels: bool = _field(False, "the pixels of all images in one fixed random order: no neighbours remain")
 
     def at_size(self, side: int) -> "DataConfig":

@@ -171,6 +171,27 @@ def test_permuted_pixels_move_together_in_all_images_and_change_nothing_else():
     assert np.mean(np.abs(np.diff(origins)) == 1) < 0.1  # few keep a neighbour
 
 
+@pytest.mark.parametrize("name", ["digits", "shapes"])
+def test_some_classes_keep_their_images_and_are_numbered_anew(name):
+    config = DataConfig(name, examples=60)
+    whole, some = load(config), load(replace(config, classes=(7, 2, 4)))
+    assert some.info == describe(replace(config, classes=(7, 2, 4)))
+    assert some.info.class_names == tuple(whole.info.class_names[label] for label in (7, 2, 4))
+    for split, (start, stop) in some.ranges.items():
+        first, last = whole.ranges[split]
+        chosen = first + np.flatnonzero(np.isin(whole.labels[first:last], (7, 2, 4)))
+        np.testing.assert_array_equal(some.images[start:stop], whole.images[chosen])
+        np.testing.assert_array_equal(np.array([7, 2, 4])[some.labels[start:stop]], whole.labels[chosen])
+        assert some.info.sizes[split] == stop - start == len(chosen)
+    assert some.fingerprint not in (whole.fingerprint, load(replace(config, classes=(2, 7, 4))).fingerprint)
+
+
+@pytest.mark.parametrize("classes", [(3,), (1, 1), (0, 10), (-1, 2)])
+def test_classes_that_are_none_are_refused(classes):
+    with pytest.raises(UsageError, match="at least two different classes of digits, from 0 to 9"):
+        describe(DataConfig("digits", classes=classes))
+
+
 def test_mapped_images_are_permuted_on_disk_once(tmp_path, monkeypatch):
     monkeypatch.setenv("CNNJAX_CACHE", str(tmp_path / "cache"))
     random = np.random.default_rng(0)
