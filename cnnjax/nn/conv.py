@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cnnjax.nn.initializers import he_normal
-from cnnjax.ops.conv import Padding, Pair, conv
+from cnnjax.ops.conv import conv
+from cnnjax.ops.windows import Padding, Pair
 
 
 class Conv(nn.Module):

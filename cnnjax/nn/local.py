@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cnnjax.nn.initializers import he_normal
-from cnnjax.ops.conv import Padding, Pair, explicit_padding, output_size
 from cnnjax.ops.local import local_conv
+from cnnjax.ops.windows import Padding, Pair, explicit_padding, output_size
 
 
 class LocallyConnected(nn.Module):

@@ -120,14 +120,21 @@ class GroupNorm(nn.Module):
 
 
 class NoNorm(nn.Module):
-    """No normalisation: a bias per channel, so that the convolution before it needs none."""
+    """No normalisation: a bias per channel, so that the convolution before it needs none.
 
+    Attributes:
+      initial: what the biases start at.
+      dtype: type of the arithmetic.
+    """
+
+    initial: float = 0.0
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "... c"], train: bool) -> Float[Array, "... c"]:
         """Activations (..., C) to the same shape; ``train`` makes no difference."""
-        return x + self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32).astype(x.dtype)
+        start = nn.initializers.constant(self.initial)
+        return x + self.param("bias", start, (x.shape[-1],), jnp.float32).astype(x.dtype)
 
 
 def norm_layer(

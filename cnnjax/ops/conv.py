@@ -25,6 +25,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from cnnjax.ops.depthwise import depthwise
+from cnnjax.ops.windows import Padding, Pair, explicit_padding, output_size, spread, views
 from cnnjax.typing import UsageError
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -35,8 +37,9 @@ MATRIX_PIXELS = 2.6
 # From this many input channels times output pixels on, the gradient with respect to the kernel is two to
 # three times faster as a sum of small matrix products than as a convolution.
 LARGE_GRADIENT = 4096
-Pair = tuple[int, int]
-Padding = tuple[Pair, Pair]
+# On the CPU, groups of fewer channels are joined until they have as many: with zeros between them they cost more
+# multiplications, and still less time, because a product of fewer columns leaves the vector units half empty.
+GROUP_CHANNELS = 16
 _AS_CONVOLUTIONS: ContextVar[bool] = ContextVar("as_convolutions", default=False)
 
 
@@ -48,40 +51,6 @@ def traced_as_convolutions() -> Iterator[None]:
         yield
     finally:
         _AS_CONVOLUTIONS.reset(token)
-
-
-def explicit_padding(
-    padding: str | int | Padding, size: Pair, kernel: Pair, strides: Pair, dilation: Pair = (1, 1)
-) -> Padding:
-    """``((top, bottom), (left, right))`` for "VALID", "SAME" (as in TensorFlow), a number or pairs.
-
-    Raises:
-      UsageError: unknown name, or a dilated kernel larger than the padded input.
-    """
-    extents = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
-    if isinstance(padding, int):
-        pads: Padding = ((padding, padding), (padding, padding))
-    elif padding == "VALID":
-        pads = ((0, 0), (0, 0))
-    elif padding == "SAME":
-        totals = [max((-(-n // s) - 1) * s + e - n, 0) for n, e, s in zip(size, extents, strides, strict=True)]
-        pads = ((totals[0] // 2, -(-totals[0] // 2)), (totals[1] // 2, -(-totals[1] // 2)))
-    elif isinstance(padding, str):
-        raise UsageError(f"Unknown padding {padding!r}. Choices: 'SAME', 'VALID', a number, or two pairs.")
-    else:
-        pads = padding
-    for n, (low, high), extent in zip(size, pads, extents, strict=True):
-        if n + low + high < extent:
-            raise UsageError(
-                f"The kernel covers {extent} pixels but the padded input has n + p = {n} + {low + high} = "
-                f"{n + low + high}. Use larger images, more padding or a smaller kernel."
-            )
-    return pads
-
-
-def output_size(n: int, f: int, p: int, s: int) -> int:
-    """floor((n + 2p - f) / s) + 1 (S4:272; the form printed at S4:204 is wrong)."""
-    return (n + 2 * p - f) // s + 1
 
 
 def conv(
@@ -115,11 +84,15 @@ def conv(
             f"and a multiple of {groups} output channels, not {fan_in} and {features}."
         )
     pads = explicit_padding(padding, images.shape[1:3], kernel.shape[:2], strides, dilation)
-    if groups > 1 or jax.default_backend() != "cpu" or _AS_CONVOLUTIONS.get():
-        # Other back ends have their own fast gradients, and grouped ones have no canonical form.
+    if jax.default_backend() != "cpu" or _AS_CONVOLUTIONS.get():  # other back ends have their own fast gradients
         return lax.conv_general_dilated(
             images, kernel, strides, pads, (1, 1), dilation, LAYOUT, feature_group_count=groups
         )
+    if groups > 1 and fan_in == 1:
+        repeated = images if features == channels else jnp.repeat(images, features // channels, axis=-1)
+        return depthwise(repeated, kernel[:, :, 0], strides, pads, dilation)
+    if groups > 1:
+        return _grouped(images, kernel, strides, pads, dilation, groups)
     if channels <= MATRIX_CHANNELS and math.prod(images.shape[1:3]) <= MATRIX_PIXELS * math.prod(kernel.shape[:2]):
         return conv_as_matrix(images, kernel, strides, pads, dilation)
     return _canonical(images, kernel, strides, pads, dilation)
@@ -156,20 +129,41 @@ def conv_as_matrix(images, kernel, strides, pads, dilation):
     return flat.reshape(len(images), *out, kernel.shape[-1])
 
 
+def _grouped(images, kernel, strides, pads, dilation, groups):
+    """One block of neighbouring groups after the other, each an ordinary convolution.
+
+    XLA's own gradients of a grouped convolution take 100 times as long (benchmarks/grouped_convolution.py). The
+    blocks are looped over, not written out, so that 32 groups compile as quickly as two.
+    """
+    kh, kw, fan_in, features = kernel.shape
+    joined = min(d for d in range(1, groups + 1) if groups % d == 0 and (d * fan_in >= GROUP_CHANNELS or d == groups))
+    blocks = groups // joined
+    # (kh, kw, input channels, block, group, output channels): a group's outputs read no other group's inputs.
+    apart = kernel.reshape(kh, kw, fan_in, blocks, joined, features // groups)
+    own = jnp.eye(joined, dtype=kernel.dtype)[:, None, :, None]
+    kernels = jnp.moveaxis(apart, 3, 0)[:, :, :, None] * own
+    kernels = kernels.reshape(blocks, kh, kw, joined * fan_in, -1)
+    inputs = jnp.moveaxis(images.reshape(*images.shape[:3], blocks, -1), 3, 0)
+    outputs = lax.map(lambda block: _canonical(*block, strides, pads, dilation), (inputs, kernels))
+    return jnp.moveaxis(outputs, 0, 3).reshape(*outputs.shape[1:4], features)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _canonical(images, kernel, strides, pads, dilation):
     return _correlate(strides, dilation)(_pad(images, pads), kernel)
 
 
 def _forward(images, kernel, strides, pads, dilation):
-    return _canonical(images, kernel, strides, pads, dilation), (images, kernel)
+    padded = _pad(images, pads)
+    return _correlate(strides, dilation)(padded, kernel), (padded, kernel)
 
 
 def _backward(strides, pads, dilation, residuals, grad):
-    images, kernel = residuals
+    padded, kernel = residuals  # padded again, they would be read and written once more
+    size = [n - sum(pad) for n, pad in zip(padded.shape[1:3], pads, strict=True)]
     return (
-        _images_gradient(grad, kernel, images.shape[1:3], strides, pads, dilation),
-        _kernel_gradient(kernel.shape[:2], strides, dilation)(_pad(images, pads), grad),
+        _images_gradient(grad, kernel, size, strides, pads, dilation),
+        _kernel_gradient(kernel.shape[:2], strides, dilation)(padded, grad),
     )
 
 
@@ -182,10 +176,10 @@ def _images_gradient(grad, kernel, size, strides, pads, dilation):
     for axis in (0, 1):
         extent = (kernel.shape[axis] - 1) * dilation[axis] + 1
         low = extent - 1 - pads[axis][0]
-        spread = (grad.shape[axis + 1] - 1) * strides[axis] + 1
-        margins.append((low, size[axis] + extent - 1 - spread - low, strides[axis] - 1))
-    spread = _spread(grad, margins)
-    return _correlate((1, 1), dilation)(spread, jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2))
+        reach = (grad.shape[axis + 1] - 1) * strides[axis] + 1
+        margins.append((low, size[axis] + extent - 1 - reach - low, strides[axis] - 1))
+    sparse = spread(grad, margins)
+    return _correlate((1, 1), dilation)(sparse, jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2))
 
 
 @cache
@@ -234,11 +228,11 @@ def _kernel_gradient(size: Pair, strides: Pair, dilation: Pair):
             )
             for a in (0, 1)
         ]
-        used = _spread(images, margins)
-        spread = _spread(grad, [(0, 0, s - 1) for s in strides])
+        used = spread(images, margins)
+        sparse = spread(grad, [(0, 0, s - 1) for s in strides])
         out = lax.conv_general_dilated(
             used.transpose(3, 1, 2, 0),
-            spread.transpose(1, 2, 0, 3),
+            sparse.transpose(1, 2, 0, 3),
             dilation,
             "VALID",
             dimension_numbers=LAYOUT,
@@ -276,22 +270,18 @@ def _kernel_gradient(size: Pair, strides: Pair, dilation: Pair):
 def patches(
     images: Float[Array, "n h w c"], size: Pair, strides: Pair = (1, 1), dilation: Pair = (1, 1)
 ) -> Float[Array, "n h2 w2 k"]:
-    """im2col: the kh·kw·C values under the kernel at every VALID position, taps first, channels last."""
-    height, width = (output_size(images.shape[a + 1], (size[a] - 1) * dilation[a] + 1, 0, strides[a]) for a in (0, 1))
-    # The barrier keeps XLA from computing the images anew for each of the kh·kw places that read them.
-    images = lax.optimization_barrier(images)
-    slices = [
-        images[:, i : i + (height - 1) * strides[0] + 1 : strides[0], j : j + (width - 1) * strides[1] + 1 : strides[1]]
-        for i in range(0, size[0] * dilation[0], dilation[0])
-        for j in range(0, size[1] * dilation[1], dilation[1])
-    ]
-    return jnp.concatenate(slices, axis=-1)
+    """im2col: the kh·kw·C values under the kernel at every VALID position, taps first, channels last.
+
+    The kw columns under the kernel are gathered first, and then its kh rows: kh + kw copies take less time than
+    kh·kw, and half as long to compile. A barrier keeps XLA from computing the images anew for each copy.
+    """
+    for extent, steps, taps in (
+        ((1, size[1]), (1, strides[1]), (1, dilation[1])),
+        ((size[0], 1), (strides[0], 1), (dilation[0], 1)),
+    ):
+        images = jnp.concatenate(views(lax.optimization_barrier(images), extent, steps, taps), axis=-1)
+    return images
 
 
 def _pad(images, pads):
     return jnp.pad(images, ((0, 0), *pads, (0, 0)))
-
-
-def _spread(images, margins):
-    """Pad (or cut, where negative) rows and columns and put ``interior`` zeros between them."""
-    return lax.pad(images, jnp.zeros((), images.dtype), ((0, 0, 0), *margins, (0, 0, 0)))

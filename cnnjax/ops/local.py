@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cnnjax.ops.conv import Padding, Pair, explicit_padding, patches
+from cnnjax.ops.conv import patches
+from cnnjax.ops.windows import Padding, Pair, explicit_padding
 from cnnjax.typing import UsageError
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cnnjax.ops.conv import Padding, Pair, explicit_padding
+from cnnjax.ops.windows import Padding, Pair, explicit_padding, views
 from cnnjax.typing import UsageError
 
 
@@ -117,13 +117,4 @@ def _slices(images, window, strides, padding, fill):
     """One strided view of the padded images for each place in the window."""
     pads = explicit_padding(padding, images.shape[1:3], window, strides)
     padded = jnp.pad(images, ((0, 0), *pads, (0, 0)), constant_values=fill)
-    height, width = ((padded.shape[axis + 1] - window[axis]) // strides[axis] + 1 for axis in (0, 1))
-    return [
-        padded[
-            :,
-            i : i + (height - 1) * strides[0] + 1 : strides[0],
-            j : j + (width - 1) * strides[1] + 1 : strides[1],
-        ]
-        for i in range(window[0])
-        for j in range(window[1])
-    ]
+    return views(padded, window, strides)

@@ -10,6 +10,7 @@ from cnnjax.typing import UsageError
 
 DEFINITIONS = {
     "relu": lambda x: max(x, 0.0),
+    "relu6": lambda x: min(max(x, 0.0), 6.0),
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
     "tanh": math.tanh,
     "leaky_relu": lambda x: x if x > 0 else 0.01 * x,
@@ -22,14 +23,19 @@ DEFINITIONS = {
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_an_activation_is_what_it_is_called(name):
-    x = np.array([-3.0, -0.5, 0.0, 0.7, 2.0], np.float32)
+    x = np.array([-3.0, -0.5, 0.0, 0.7, 2.0, 6.5], np.float32)
     expected = [DEFINITIONS[name](float(value)) for value in x]
     np.testing.assert_allclose(activation(name)(jnp.asarray(x)), expected, atol=1e-3)  # gelu is an approximation
 
 
 @pytest.mark.parametrize(
     ("name", "deviation"),
-    [("he", math.sqrt(2 / (9 * 20))), ("xavier", math.sqrt(2 / (9 * 20 + 9 * 30))), ("gaussian", 0.01)],
+    [
+        ("he", math.sqrt(2 / (9 * 20))),
+        ("he_fan_out", math.sqrt(2 / (9 * 30))),
+        ("xavier", math.sqrt(2 / (9 * 20 + 9 * 30))),
+        ("gaussian", 0.01),
+    ],
 )
 def test_an_initialiser_has_its_standard_deviation(name, deviation):
     kernel = initializer(name)(jax.random.key(0), (3, 3, 20, 30), jnp.float32)

@@ -5,6 +5,7 @@ import pytest
 
 from cnnjax.nn.norm import EPSILON, BatchNorm, norm_layer, standardize
 from cnnjax.typing import UsageError
+from tests.fixtures.networks import jit
 
 SHAPE = (3, 4, 2, 6)  # images, rows, columns, channels
 
@@ -20,11 +21,11 @@ def affine():
     return rng.uniform(0.5, 2, 6).astype(np.float32), rng.standard_normal(6).astype(np.float32)
 
 
-def by_definition(x, scale, bias, axes, groups=6):
+def by_definition(x, scale, bias, axes, groups=6, epsilon=EPSILON):
     """Standardised over ``axes`` of (images, rows, columns, groups, channels of a group), in float64."""
     grouped = np.asarray(x, np.float64).reshape(*x.shape[:3], groups, -1)
     mean, variance = grouped.mean(axes, keepdims=True), grouped.var(axes, keepdims=True)
-    return ((grouped - mean) / np.sqrt(variance + EPSILON)).reshape(x.shape) * scale + bias
+    return ((grouped - mean) / np.sqrt(variance + epsilon)).reshape(x.shape) * scale + bias
 
 
 def test_standardize_has_the_gradients_of_the_plain_formula(x, affine):
@@ -75,6 +76,37 @@ def test_batch_norm_standardises_and_keeps_running_statistics(x, affine):
     np.testing.assert_allclose(evaluated, (x - 2) / np.sqrt(3 + EPSILON) * scale + bias, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("unbiased", "momentum", "epsilon"), [(True, 0.9, 1e-3), (True, 0.0, 2.0), (False, 0.25, 1e-3)]
+)
+def test_epsilon_momentum_and_the_unbiased_variance(x, affine, unbiased, momentum, epsilon):
+    scale, bias = affine
+    layer = norm_layer("batch", epsilon=epsilon, momentum=momentum, unbiased=unbiased)()
+    old = {"mean": np.full(6, 2, np.float32), "var": np.full(6, 3, np.float32)}
+
+    @jit
+    def apply(x, scale, bias, old):
+        variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": old}
+        trained, state = layer.apply(variables, x, True, mutable=["batch_stats"])
+        return trained, state["batch_stats"], layer.apply(variables, x, False)
+
+    trained, new, evaluated = apply(x, scale, bias, old)
+    # Activations are divided by the root of the biased variance either way.
+    expected = by_definition(x, scale, bias, (0, 1, 2, 4), epsilon=epsilon)
+    np.testing.assert_allclose(trained, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(evaluated, (x - 2) / np.sqrt(3 + epsilon) * scale + bias, rtol=1e-5, atol=1e-5)
+    variance = x.astype(np.float64).var((0, 1, 2), ddof=int(unbiased))  # of 24 numbers, so 4 % apart
+    np.testing.assert_allclose(new["mean"], momentum * 2 + (1 - momentum) * x.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(new["var"], momentum * 3 + (1 - momentum) * variance, rtol=1e-5)
+
+
+def test_the_unbiased_variance_of_one_number_is_finite():
+    layer = BatchNorm(unbiased=True)
+    x = jnp.ones((1, 1, 1, 2))
+    _, state = layer.apply(layer.init(jax.random.key(0), x, True), x, True, mutable=["batch_stats"])
+    np.testing.assert_allclose(state["batch_stats"]["var"], 0.9)
+
+
 def test_initialising_leaves_the_running_statistics_alone(x):
     state = BatchNorm().init(jax.random.key(0), jnp.asarray(x), True)["batch_stats"]
     np.testing.assert_array_equal(state["mean"], 0)
@@ -97,6 +129,20 @@ def test_per_example_norms_by_definition_and_without_memory(x, affine):
         expected = by_definition(x, scale, bias, (1, 2, 4), groups)
         np.testing.assert_allclose(out[name], expected, rtol=1e-4, atol=1e-5, err_msg=name)
     np.testing.assert_array_equal(out["none"], x + bias)
+
+
+@pytest.mark.parametrize(("name", "groups"), [("instance", 6), ("group", 3), ("layer", 1)])
+def test_epsilon_of_a_per_example_norm(x, affine, name, groups):
+    params = dict(zip(("scale", "bias"), affine, strict=True))
+    layer = norm_layer(name, groups=3, epsilon=4.0, momentum=0.5, unbiased=True)()  # no statistics to update
+    out = jit(lambda x: layer.apply({"params": {"group": params}}, x, True))(x)
+    np.testing.assert_allclose(out, by_definition(x, *affine, (1, 2, 4), groups, 4.0), rtol=1e-4, atol=1e-5)
+
+
+def test_biases_in_place_of_a_norm_start_where_they_are_told(x):
+    for initial, layer in ((0.0, norm_layer("none")()), (0.5, norm_layer("none")(initial=0.5))):
+        variables = layer.init(jax.random.key(0), jnp.asarray(x), True)
+        np.testing.assert_array_equal(variables["params"]["bias"], np.full(6, initial))
 
 
 @pytest.mark.parametrize("name", ["batch", "instance", "group", "layer"])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from cnnjax.ops.conv import conv, convolution_matrix, explicit_padding, output_size, patches
+from cnnjax.ops.conv import conv, convolution_matrix, patches
+from cnnjax.ops.windows import explicit_padding, output_size
 from cnnjax.typing import UsageError
 
 
@@ -176,27 +177,6 @@ def test_a_kernel_must_fit_into_the_padded_image():
     images, kernel = jnp.zeros((1, 4, 9, 1)), jnp.zeros((3, 3, 1, 1))
     with pytest.raises(UsageError, match=r"covers 7 pixels but the padded input has n \+ p = 4 \+ 2 = 6"):
         conv(images, kernel, padding=1, dilation=(3, 1))
-
-
-def test_unknown_padding_names_the_choices():
-    with pytest.raises(UsageError, match=r"Unknown padding 'REFLECT'.*'SAME', 'VALID'"):
-        explicit_padding("REFLECT", (4, 4), (3, 3), (1, 1))
-
-
-def test_same_padding_is_tensorflows():
-    for n, k, s, d in itertools.product(range(1, 9), range(1, 5), range(1, 4), (1, 2)):
-        pads = explicit_padding("SAME", (n, 7), (k, 3), (s, 2), (d, 1))
-        extent = (k - 1) * d + 1
-        assert list(pads) == lax.padtype_to_pads((n, 7), (extent, 3), (s, 2), "SAME")
-        low, high = pads[0]
-        assert output_size(n + low + high, extent, 0, s) == math.ceil(n / s)
-        assert high - low in (0, 1)  # an odd pixel goes to the end
-
-
-def test_other_paddings_are_taken_as_given():
-    assert explicit_padding("VALID", (5, 5), (3, 3), (2, 2)) == ((0, 0), (0, 0))
-    assert explicit_padding(2, (5, 5), (3, 3), (2, 2)) == ((2, 2), (2, 2))
-    assert explicit_padding(((0, 1), (2, 3)), (5, 5), (3, 3), (2, 2)) == ((0, 1), (2, 3))
 
 
 @pytest.mark.parametrize(

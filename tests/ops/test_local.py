@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.ops.conv import conv, explicit_padding
+from cnnjax.ops.conv import conv
 from cnnjax.ops.local import local_conv
+from cnnjax.ops.windows import explicit_padding
 from cnnjax.typing import UsageError
 
 CASES = [((3, 3), (2, 2), "SAME"), ((2, 3), (1, 2), "VALID"), ((3, 1), (2, 1), 1)]

@@ -1,10 +1,13 @@
+import itertools
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.ops.conv import explicit_padding
-from cnnjax.ops.pool import average_pool, blur_pool, max_pool
+from cnnjax.ops.pool import adaptive_average_pool, average_pool, blur_pool, ceil_padding, max_pool
+from cnnjax.ops.windows import explicit_padding
 from cnnjax.typing import UsageError
 
 # window, strides, padding
@@ -86,3 +89,86 @@ def test_a_blur_removes_the_finest_pattern_that_pooling_aliases():
 def test_a_blur_needs_a_middle(window):
     with pytest.raises(UsageError, match=f"must be odd and at least 1, not {window}"):
         blur_pool(jnp.zeros((1, 4, 4, 1)), window)
+
+
+# Pooling to a size, and with the last window hanging over the edge
+
+
+def weights_of(pixels, windows):
+    """(windows, pixels): PyTorch's rule for adaptive pooling."""
+    weights = np.zeros((windows, pixels))
+    for i in range(windows):
+        start, end = math.floor(i * pixels / windows), math.ceil((i + 1) * pixels / windows)
+        weights[i, start:end] = 1 / (end - start)
+    return weights
+
+
+ADAPTIVE = [((7, 5), (3, 2)), ((2, 3), (6, 7)), ((6, 4), (3, 2)), ((5, 5), (1, 5))]
+
+
+def test_adaptive_pooling_and_its_gradient_equal_the_definition():
+    draw = np.random.default_rng(0).standard_normal
+    images, grads = zip(*((draw((2, *n, 3)), draw((2, *m, 3))) for n, m in ADAPTIVE), strict=True)
+
+    @jax.jit
+    def compute(images, grads):
+        found = []
+        for x, (_, size), grad in zip(images, ADAPTIVE, grads, strict=True):
+            out, pull = jax.vjp(lambda x, size=size: adaptive_average_pool(x, size), x)
+            found.append((out, *pull(grad)))
+        return found
+
+    single = [[jnp.asarray(a, jnp.float32) for a in arrays] for arrays in (images, grads)]
+    for (n, m), x, grad, (out, gradient) in zip(ADAPTIVE, images, grads, compute(*single), strict=True):
+        rows, columns = (weights_of(*pair) for pair in zip(n, m, strict=True))
+        np.testing.assert_allclose(out, np.einsum("ah,bw,nhwc->nabc", rows, columns, x), rtol=1e-5, atol=1e-6)
+        expected = np.einsum("ah,bw,nabc->nhwc", rows, columns, grad)
+        np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_adaptive_pooling_of_images_of_that_size_changes_no_bit():
+    images = jnp.asarray(np.random.default_rng(0).standard_normal((1, 3, 4, 2)), jnp.float32)
+    np.testing.assert_array_equal(adaptive_average_pool(images, (3, 4)), images)
+
+
+def test_adaptive_pooling_where_the_size_divides_is_pooling():
+    images = jnp.asarray(np.random.default_rng(0).standard_normal((1, 6, 4, 2)), jnp.float32)
+    expected = average_pool(images, (3, 2))
+    np.testing.assert_allclose(adaptive_average_pool(images, (2, 2)), expected, rtol=1e-5, atol=1e-6)
+
+
+def windows_with_ceil(n, window, stride, padding):
+    """The pixels under each window: PyTorch's rule for ``ceil_mode``, in which no window starts beyond the image."""
+    count = math.ceil((n + 2 * padding - window) / stride) + 1
+    if (count - 1) * stride >= n + padding:
+        count -= 1
+    starts = [i * stride - padding for i in range(count)]
+    return [range(max(start, 0), min(start + window, n)) for start in starts]
+
+
+def windows_with_padding(n, window, stride, low, high):
+    """The pixels under each window that fits into the padded image."""
+    starts = range(-low, n + high - window + 1, stride)
+    return [range(max(start, 0), min(start + window, n)) for start in starts]
+
+
+def test_ceil_padding_gives_the_windows_of_ceil_mode():
+    for n, window, stride in itertools.product(range(1, 12), range(1, 6), range(1, 6)):
+        for padding in range(window // 2 + 1):  # PyTorch refuses more
+            if n + 2 * padding >= window:
+                (low, high), other = ceil_padding((n, 4), (window, 2), (stride, 2), padding)
+                case = (n, window, stride, padding)
+                expected = windows_with_ceil(*case)
+                assert windows_with_padding(n, window, stride, low, high) == expected, case
+                assert all(len(pixels) > 0 for pixels in expected), case
+                assert other == ceil_padding((4, 4), (2, 2), (2, 2), padding)[0]
+
+
+def test_max_pooling_with_the_last_windows_hanging_over():
+    images = -1 - np.random.default_rng(0).random((2, 6, 7, 3)).astype(np.float32)  # a padding of zeros would win
+    cases = [((3, 3), (2, 2), 0), ((3, 2), (2, 3), 1)]
+    compute = jax.jit(lambda x: [max_pool(x, w, s, ceil_padding((6, 7), w, s, p)) for w, s, p in cases])
+    for (window, strides, padding), out in zip(cases, compute(images), strict=True):
+        rows, columns = (windows_with_ceil(n, w, s, padding) for n, w, s in zip((6, 7), window, strides, strict=True))
+        expected = [[images[:, r.start : r.stop, c.start : c.stop].max((1, 2)) for c in columns] for r in rows]
+        np.testing.assert_array_equal(out, np.moveaxis(expected, 2, 0))
