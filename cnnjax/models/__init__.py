@@ -12,7 +12,22 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax import tree
-from cnnjax.models import connectivity, efficientnet, googlenet, inception, lenet, mlp, mobilenet, resnet, vgg
+from cnnjax.models import (
+    alexnet,
+    connectivity,
+    efficientnet,
+    googlenet,
+    imagenet_resnet,
+    inception,
+    lenet,
+    mlp,
+    mobilenet,
+    neocognitron,
+    network_in_network,
+    resnet,
+    vgg,
+    whole_cnn,
+)
 from cnnjax.models.entry import Entry
 from cnnjax.models.stages import regime_stages
 from cnnjax.typing import UsageError, unknown
@@ -22,8 +37,13 @@ MODELS: dict[str, Entry] = {
     **mlp.VARIANTS,
     **lenet.VARIANTS,
     **connectivity.VARIANTS,
+    **neocognitron.VARIANTS,
+    **whole_cnn.VARIANTS,
+    **alexnet.VARIANTS,
     **vgg.VARIANTS,
+    **network_in_network.VARIANTS,
     **resnet.VARIANTS,
+    **imagenet_resnet.VARIANTS,
     **googlenet.VARIANTS,
     **inception.VARIANTS,
     **mobilenet.VARIANTS,

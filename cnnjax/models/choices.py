@@ -13,6 +13,7 @@ A network has some of these fields; they mean the same in each:
     of every 2x2 window, then blurs and subsamples (Zhang 2019). "stride" gives the stage's last
     convolution stride 2 and pools nothing (Springenberg et al. 2015; S3:257).
   kernel_size: side of every convolution's kernel, odd.
+  num_classes: length of the logits.
 """
 
 import flax.linen as nn
@@ -36,7 +37,7 @@ def check(model: nn.Module) -> None:
     """Refuses, before anything is compiled, a shared field's value that means nothing.
 
     Raises:
-      UsageError: unknown name, or an even kernel.
+      UsageError: unknown name, an even kernel, or no class.
     """
     fields = vars(model)
     for field, choices in CHOICES.items():
@@ -45,3 +46,5 @@ def check(model: nn.Module) -> None:
     kernel_size = fields.get("kernel_size", 1)
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise UsageError(f"kernel_size must be odd and at least 1, not {kernel_size}.")
+    if fields.get("num_classes", 1) < 1:
+        raise UsageError(f"num_classes must be a positive whole number, not {fields['num_classes']}.")

@@ -31,7 +31,8 @@ class ConnectivityNet(nn.Module):
 
     The head adds classes (U2 + 1). On 16x16x1 that is 3,818, 18,570 and 201,482 parameters.
 
-    Endpoints: ``layer1``, ``layer2`` as (N, rows, columns, maps), after the activation.
+    Endpoints: ``layer1``, ``layer2`` as (N, rows, columns, maps), after the activation; ``features``, the second
+    layer's units, which the head reads, before dropout.
 
     Attributes:
       sharing: "conv", "local" or "dense".
@@ -57,16 +58,22 @@ class ConnectivityNet(nn.Module):
             raise UsageError(f"features must hold two positive whole numbers of maps, not {self.features}.")
         super().__post_init__()
 
+    @property
+    def parameter_stages(self) -> dict[str, tuple[str, ...]]:
+        """Stages in order, with the prefixes of their parameters."""
+        return {name: (name,) for name in ("layer1", "layer2", "head")}
+
     @nn.compact
     def __call__(
         self, images: Images, train: bool = False, dropout_rate: float | Float[Array, ""] = 0.0
     ) -> tuple[Logits, dict[str, Any]]:
         """Images (N, H, W, C) to logits (N, num_classes); dropout before the head."""
-        endpoints = {}
+        endpoints: dict[str, Any] = {}
         x = images
         for index, maps in enumerate(self.features, start=1):
             x = endpoints[f"layer{index}"] = activation(self.activation)(self._layer(f"layer{index}", x, maps))
-        x = Dropout()(x.reshape(x.shape[0], -1), dropout_rate, train)
+        endpoints["features"] = x.reshape(x.shape[0], -1)
+        x = Dropout()(endpoints["features"], dropout_rate, train)
         init = initializer(self.kernel_init)
         return nn.Dense(self.num_classes, kernel_init=init, dtype=self.dtype, name="head")(x), endpoints
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from cnnjax.models import choices
 from cnnjax.models.entry import Entry
+from cnnjax.models.flattened import check_dense, dense_stages, flattened_head
 from cnnjax.nn import Conv, Dropout, activation, initializer, norm_layer
 from cnnjax.ops.conv import conv
 from cnnjax.ops.pool import average_pool
@@ -39,11 +40,14 @@ DIGIT_CODES = """
 ....... ....... ....... ....... ....... ....... ....... ....... ....... .......
 """
 
+DENSE = (120, 84)  # units of the hidden dense layers
+
 
 class LeNet5(nn.Module):
     """conv 5x5 - pool - conv 5x5 - pool - 120 - 84 - classes; 61,706 parameters on 32x32x1.
 
-    Endpoints: ``conv1``, ``pool1``, ``conv2``, ``pool2``, ``dense1``, ``dense2``.
+    Endpoints: ``conv1``, ``pool1``, ``conv2``, ``pool2``; ``dense1``, ``dense2``, ``features`` and ``logits_map`` as
+    ``models.flattened`` says.
 
     Attributes:
       num_classes: length of the logits.
@@ -52,6 +56,8 @@ class LeNet5(nn.Module):
       norm: of each convolution before its activation, in place of its bias. "group" has eight groups,
         or as many of them as divide the maps.
       dropout_at: "dense", or "all": also after both poolings.
+      map_size: side of the map that the dense layers read, to which others are averaged: 5 in the paper. 0 is
+        whatever the images leave, so that the weights fit images of one size only.
       dtype: type of the arithmetic.
     """
 
@@ -61,9 +67,11 @@ class LeNet5(nn.Module):
     kernel_init: str = "xavier"
     norm: str = "none"
     dropout_at: str = "dense"
+    map_size: int = 0
     dtype: Any = jnp.float32
 
     def __post_init__(self):
+        check_dense(DENSE, self.map_size)
         if self.padding not in ("SAME", "VALID"):
             raise UsageError(f"padding must be SAME or VALID, not {self.padding!r}.")
         choices.check(self)
@@ -74,25 +82,26 @@ class LeNet5(nn.Module):
         """Smallest height and width, in pixels."""
         return 16 if self.padding == "VALID" else 4
 
+    @property
+    def parameter_stages(self) -> dict[str, tuple[str, ...]]:
+        """Stages in order, with the prefixes of their parameters."""
+        return {f"conv{n}": (f"conv{n}", f"norm{n}") for n in (1, 2)} | dense_stages(len(DENSE))
+
     @nn.compact
     def __call__(
         self, images: Images, train: bool = False, dropout_rate: float | Float[Array, ""] = 0.0
     ) -> tuple[Logits, dict[str, Any]]:
         """Images (N, H, W, C) to logits (N, num_classes); dropout after the two dense layers."""
-        init, act = initializer(self.kernel_init), activation(self.activation)
-        dense = partial(nn.Dense, kernel_init=init, dtype=self.dtype)
-        endpoints = {}
+        act = activation(self.activation)
+        endpoints: dict[str, Any] = {}
         x = images
         for index, maps in ((1, 6), (2, 16)):
             x = endpoints[f"conv{index}"] = act(self._conv(index, x, maps, train))
             x = endpoints[f"pool{index}"] = average_pool(x)
             if self.dropout_at == "all":
                 x = Dropout()(x, dropout_rate, train)
-        x = x.reshape(images.shape[0], -1)
-        for name, units in (("dense1", 120), ("dense2", 84)):
-            x = endpoints[name] = act(dense(units, name=name)(x))
-            x = Dropout()(x, dropout_rate, train)
-        return dense(self.num_classes, name="head")(x), endpoints
+        logits = flattened_head(self, x, endpoints, train, dropout_rate, DENSE, map_size=self.map_size)
+        return logits, endpoints
 
     def _conv(self, index, x, maps, train):
         bare, init = self.norm == "none", initializer(self.kernel_init)
@@ -119,7 +128,8 @@ class LeNet5Classic(nn.Module):
     C1 156, S2 12 (a trainable coefficient and bias per map), C3 1,516 (each map reads some of S2's,
     ``C3_TABLE``), S4 32, C5 48,120, F6 10,164; the output layer's codes are fixed. The logits are
     minus half the squared distance of F6 to each class's code, so that softmax reads them as the
-    radial basis units of the paper.
+    radial basis units of the paper. There is no layer ``head`` that could be replaced, hence no
+    ``parameter_stages``.
 
     Endpoints: ``c1``, ``s2``, ``c3``, ``s4``, ``c5``, ``f6``.
 

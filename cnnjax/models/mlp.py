@@ -17,7 +17,7 @@ from cnnjax.typing import Images, Logits, UsageError
 class MLP(nn.Module):
     """Dense layers with an activation between them; 256 -> 100 -> 26 has 28,326 parameters (S1:1004).
 
-    Endpoints: ``hidden1``, ``hidden2``, ... after the activation.
+    Endpoints: ``hidden1``, ``hidden2``, ... after the activation; ``features``, which the head reads, before dropout.
 
     Attributes:
       hidden: units of each hidden layer.
@@ -49,20 +49,29 @@ class MLP(nn.Module):
             raise UsageError(f"norm=group makes groups of single units of hidden={self.hidden}: use more than eight.")
         super().__post_init__()
 
+    @property
+    def parameter_stages(self) -> dict[str, tuple[str, ...]]:
+        """Stages in order, with the prefixes of their parameters: a hidden layer each, or, from ten on, one of all."""
+        layers = range(1, len(self.hidden) + 1)
+        if len(layers) > 9:  # "dense1" begins "dense10"
+            return {"hidden": ("dense", "norm"), "head": ("head",)}
+        return {f"hidden{n}": (f"dense{n}", f"norm{n}") for n in layers} | {"head": ("head",)}
+
     @nn.compact
     def __call__(
         self, images: Images, train: bool = False, dropout_rate: float | Float[Array, ""] = 0.0
     ) -> tuple[Logits, dict[str, Any]]:
         """Images (N, H, W, C) to logits (N, num_classes); dropout after every hidden layer."""
         dense = partial(nn.Dense, kernel_init=initializer(self.kernel_init), dtype=self.dtype)
-        x = images.reshape(images.shape[0], -1)
+        x = features = images.reshape(images.shape[0], -1)
         endpoints = {}
         for index, units in enumerate(self.hidden, start=1):
             x = dense(units, use_bias=self.norm == "none", name=f"dense{index}")(x)
             if self.norm != "none":
                 x = norm_layer(self.norm, self.dtype, groups=math.gcd(8, units))(name=f"norm{index}")(x, train)
-            x = endpoints[f"hidden{index}"] = activation(self.activation)(x)
+            x = features = endpoints[f"hidden{index}"] = activation(self.activation)(x)
             x = Dropout()(x, dropout_rate, train)
+        endpoints["features"] = features
         return activation(self.head_activation)(dense(self.num_classes, name="head")(x)), endpoints
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from cnnjax.models import choices
@@ -19,7 +20,7 @@ from cnnjax.models.entry import Entry
 from cnnjax.nn import Conv, Dropout, activation, initializer, norm_layer
 from cnnjax.typing import Images, Logits, UsageError
 
-DEPTHS = (8, 14, 20, 32, 44, 56, 110)  # from 20 the paper's; any 6n + 2 can be built
+DEPTHS = (8, 14, 20, 32, 44, 56, 110, 1202)  # from 20 the paper's; any 6n + 2 can be built
 SHORTCUTS = ("none", "A", "B")
 
 
@@ -45,17 +46,15 @@ class Block(nn.Module):
         """Activations (N, H, W, C) to (N, H / stride, W / stride, features)."""
         y = self.conv(self.features, (3, 3), strides=self.strides, name="conv1")(x)
         y = self.norm(name="norm1")(y, train)
-        _sow_response(self, "conv1", y)
+        sow_response(self, "conv1", y)
         y = Dropout()(self.act(y), dropout_rate, train)
         y = self.conv(self.features, (3, 3), name="conv2")(y)
         y = self.norm(name="norm2")(y, train)
-        _sow_response(self, "conv2", y)
+        sow_response(self, "conv2", y)
         if self.shortcut == "none":
             return self.act(y)
         if x.shape != y.shape and self.shortcut == "A":
-            extra = self.features - x.shape[-1]
-            x = x[:, :: self.strides[0], :: self.strides[1]]
-            x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))
+            x = padded_identity(x, self.features, self.strides)
         elif x.shape != y.shape:
             x = self.conv(self.features, (1, 1), strides=self.strides, name="projection")(x)
             x = self.norm(name="projection_norm")(x, train)
@@ -120,22 +119,27 @@ class CifarResNet(nn.Module):
 
         x = conv(self.width, (3, 3), name="stem")(images)
         x = norm(name="stem_norm")(x, train)
-        _sow_response(self, "stem", x)
+        sow_response(self, "stem", x)
         endpoints = {"stem": act(x)}
         x = endpoints["stem"]
         blocks = (self.depth - 2) // 6
-        x = endpoints["stage1"] = _repeat(block(self.width, (1, 1), name="stage1"), blocks, x, train, inner_rate)
+        x = endpoints["stage1"] = repeat(block(self.width, (1, 1), name="stage1"), blocks, x, train, inner_rate)
         for stage in (2, 3):
             features = self.width * 2 ** (stage - 1)
             x = block(features, (2, 2), name=f"stage{stage}_first")(x, train, inner_rate)
             if blocks > 1:
                 rest = block(features, (1, 1), name=f"stage{stage}_rest")
-                x = _repeat(rest, blocks - 1, x, train, inner_rate)
+                x = repeat(rest, blocks - 1, x, train, inner_rate)
             endpoints[f"stage{stage}"] = x
         head = nn.Dense(self.num_classes, kernel_init=init, dtype=self.dtype, name="head")
         endpoints["features"] = x.mean((1, 2))
         endpoints["logits_map"] = head(x)
         return head(Dropout()(endpoints["features"], dropout_rate, train)), endpoints
+
+    @property
+    def parameter_stages(self) -> dict[str, tuple[str, ...]]:
+        """Stages in order, with the prefixes of their parameters."""
+        return stage_prefixes(3)
 
     @staticmethod
     def unstack(collection: dict[str, Any]) -> dict[str, Any]:
@@ -143,19 +147,65 @@ class CifarResNet(nn.Module):
 
         Every leaf of a scanned block must have the axis of blocks first: take lanes apart before.
         """
-        single: dict[str, Any] = {}
-        for name, value in collection.items():
-            stage, _, part = name.partition("_")
-            if name == "stage1" or part == "rest":
-                before = 1 if part == "rest" else 0
-                for index in range(len(jax.tree_util.tree_leaves(value)[0])):
-                    single[f"{stage}.{before + index}"] = jax.tree_util.tree_map(lambda leaf, i=index: leaf[i], value)
-            else:
-                single[f"{stage}.0" if part == "first" else name] = value
-        return single
+        return unstack_blocks(collection, scanned_whole=("stage1",))
+
+    @staticmethod
+    def stack(collection: dict[str, Any]) -> dict[str, Any]:
+        """The inverse of ``unstack``."""
+        return stack_blocks(collection, scanned_whole=("stage1",))
 
 
-def _repeat(block, times, x, train, dropout_rate):
+def stage_prefixes(count: int) -> dict[str, tuple[str, ...]]:
+    """``parameter_stages`` of a network with a stem, ``count`` stages and a head."""
+    return {name: (name,) for name in ("stem", *(f"stage{stage}" for stage in range(1, count + 1)), "head")}
+
+
+def unstack_blocks(collection: dict[str, Any], scanned_whole: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A collection with an entry for each block in place of ``stage2_first`` and the stacked ``stage2_rest``.
+
+    The stages ``scanned_whole`` have no first block of their own: all their blocks are stacked.
+    """
+    single: dict[str, Any] = {}
+    for name, value in collection.items():
+        stage, _, part = name.partition("_")
+        if name in scanned_whole or part == "rest":
+            before = 1 if part == "rest" else 0
+            for index in range(len(jax.tree_util.tree_leaves(value)[0])):
+                single[f"{stage}.{before + index}"] = jax.tree_util.tree_map(lambda leaf, i=index: leaf[i], value)
+        else:
+            single[f"{stage}.0" if part == "first" else name] = value
+    return single
+
+
+def stack_blocks(collection: dict[str, Any], scanned_whole: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The inverse of ``unstack_blocks``, for arrays of NumPy or JAX."""
+    stacked: dict[str, Any] = {}
+    scanned: dict[str, dict[int, Any]] = {}
+    for name, value in collection.items():
+        stage, dot, index = name.partition(".")
+        if dot and stage in scanned_whole:
+            scanned.setdefault(stage, {})[int(index)] = value
+        elif dot and index != "0":
+            scanned.setdefault(f"{stage}_rest", {})[int(index)] = value
+        else:
+            stacked[f"{stage}_first" if dot else name] = value
+    for name, blocks in scanned.items():
+        stacked[name] = jax.tree_util.tree_map(_stack, *(blocks[index] for index in sorted(blocks)))
+    return stacked
+
+
+def _stack(*leaves):
+    return (np if isinstance(leaves[0], np.ndarray) else jnp).stack(leaves)
+
+
+def padded_identity(x: Float[Array, "n h w c"], features: int, strides: tuple[int, int]) -> Float[Array, "n h2 w2 o"]:
+    """Option A of the paper: every ``strides``-th pixel, with as many channels of zeros before as behind."""
+    extra = features - x.shape[-1]
+    x = x[:, :: strides[0], :: strides[1]]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))
+
+
+def repeat(block, times, x, train, dropout_rate):
     """Apply ``times`` equal blocks, each with parameters of its own, stacked along a first axis.
 
     They are scanned, so that compile time does not grow with depth.
@@ -163,6 +213,8 @@ def _repeat(block, times, x, train, dropout_rate):
     drops = not isinstance(dropout_rate, float) or dropout_rate > 0
     scan = nn.scan(
         lambda block, x, _: (block(x, train, dropout_rate), None),
+        # There are none to check, and checking traces the block once more; but doing so draws a random number.
+        check_constancy_invariants=drops or block.is_initializing(),
         variable_axes={"params": 0, "batch_stats": 0, "responses": 0},
         split_rngs={"params": True, **({"dropout": True} if drops else {})},
         length=times,
@@ -170,7 +222,7 @@ def _repeat(block, times, x, train, dropout_rate):
     return scan(block, x, None)[0]
 
 
-def _sow_response(module, layer, response):
+def sow_response(module, layer, response):
     """Stores the standard deviation of a layer's response, where somebody asks for it."""
     if module.is_mutable_collection("responses") and not module.is_initializing():
         deviation = jnp.std(response.astype(jnp.float32))

@@ -1,6 +1,7 @@
 """Image classification: cross-entropy and error rate."""
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -48,34 +49,48 @@ def classify(
     The model is called with ``(images, train=..., dropout_rate=...)``, as far as it takes these, and
     returns logits (N, classes), alone or as ``(logits, endpoints)``.
 
+    Endpoints called ``auxiliary1``, ``auxiliary2`` and so on are the logits of auxiliary heads (Szegedy et al. 2014,
+    section 5; S4:521-522). In training each one's loss, times ``hyper.auxiliary_weight``, is added to what the
+    gradient is of; the metric ``loss`` stays that of the logits, and evaluation ignores these heads.
+
     Raises:
       UsageError: the model's ``__call__`` needs arguments other than these.
     """
     _arguments(model, False, 0.0)  # refuses the model here, not at its first use
     loss_of = losses.LOSSES[loss_name]
 
+    def outputs_of(variables, images, train, dropout_rate, **options):
+        return model.apply(variables, images, **_arguments(model, train, dropout_rate), **options)
+
     def logits_of(variables, images, train, dropout_rate, **options):
-        out = model.apply(variables, images, **_arguments(model, train, dropout_rate), **options)
+        out = outputs_of(variables, images, train, dropout_rate, **options)
         if not options:
             return _first(out).astype(jnp.float32)
         return _first(out[0]).astype(jnp.float32), out[1]
+
+    def measure(logits, batch, *label_smoothing):
+        logits = logits.astype(jnp.float32)
+        each = loss_of(logits, batch["labels"], *label_smoothing)
+        return metrics.classification(logits, batch["labels"], each, batch["weights"])
 
     def init(key, batch):
         return model.init(key, batch["images"], **_arguments(model, False, 0.0))
 
     def loss(variables, batch, key, hyper):
         state = [name for name in variables if name != "params"]
-        logits, new_state = logits_of(
+        out, new_state = outputs_of(
             variables, batch["images"], True, hyper.dropout, mutable=state, rngs={"dropout": key}
         )
-        each = loss_of(logits, batch["labels"], hyper.label_smoothing)
-        sums = metrics.classification(logits, batch["labels"], each, batch["weights"])
-        return sums["loss"] / sums["count"], (dict(new_state), sums)
+        heads = (_first(out), *_auxiliary(out).values())
+        measured = [measure(logits, batch, hyper.label_smoothing) for logits in heads]
+        sums, *auxiliary = measured
+        total = sums["loss"] / sums["count"]
+        for other in auxiliary:
+            total += hyper.auxiliary_weight * other["loss"] / other["count"]
+        return total, (dict(new_state), sums)
 
     def evaluate(variables, batch):
-        logits = logits_of(variables, batch["images"], False, 0.0)
-        each = loss_of(logits, batch["labels"])
-        return metrics.classification(logits, batch["labels"], each, batch["weights"])
+        return measure(logits_of(variables, batch["images"], False, 0.0), batch)
 
     def probe(variables, batch, normalize):
         def forward(images, train=False, collections=()):
@@ -84,7 +99,11 @@ def classify(
             return out if mutable else (out, {})
 
         sums: metrics.Sums = {"count": jnp.sum(batch["weights"])}
-        subject = probes.Subject(model, forward, batch_size)
+
+        def auxiliary(images):
+            return _auxiliary(outputs_of(variables, normalize(images), False, 0.0))
+
+        subject = probes.Subject(model, forward, batch_size, auxiliary)
         for name in probe_names:
             sums.update(probes.PROBES[name](subject, batch))
         return sums
@@ -143,3 +162,11 @@ def _arguments(model: nn.Module, train: bool, dropout_rate: Any) -> dict[str, An
 
 def _first(output):
     return output[0] if isinstance(output, tuple) else output
+
+
+def _auxiliary(output):
+    """Name -> logits of the auxiliary heads, where the model gives endpoints and has such heads."""
+    endpoints = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+    if not isinstance(endpoints, dict):
+        return {}
+    return {name: endpoints[name] for name in sorted(endpoints) if re.fullmatch(r"auxiliary\d+", name)}

@@ -28,11 +28,13 @@ class Subject(NamedTuple):
       model: the network.
       forward: (images in [0, 1], train, names of collections to return) -> (logits, these collections).
       batch_size: of training.
+      auxiliary: images in [0, 1] -> the logits of the network's auxiliary heads, by name.
     """
 
     model: nn.Module | None
     forward: Callable[..., tuple[Float[Array, "n classes"], Mapping[str, Any]]]
     batch_size: int
+    auxiliary: Callable[[Images], Mapping[str, Float[Array, "n classes"]]] = lambda images: {}
 
 
 def shifts(subject: Subject, batch: dict[str, Any]) -> Sums:
@@ -124,10 +126,23 @@ def responses(subject: Subject, batch: dict[str, Any]) -> Sums:
     return {**found, "response": sum(found.values()) / len(found)}
 
 
+def auxiliary(subject: Subject, batch: dict[str, Any]) -> Sums:
+    """Error of every auxiliary head (S4:521-522): ``error_auxiliary1`` and so on.
+
+    Raises:
+      UsageError: the network has no auxiliary heads, as ``googlenet`` has with ``auxiliary``.
+    """
+    heads = subject.auxiliary(batch["images"])
+    if not heads:
+        name = type(subject.model).__name__
+        raise UsageError(f"{name} has no auxiliary heads to probe. Use googlenet with --model.auxiliary.")
+    return {f"error_{name}": _share(jnp.argmax(logits, -1) != batch["labels"], batch) for name, logits in heads.items()}
+
+
 Probe = Callable[[Subject, dict[str, Any]], Sums]
 PROBES: dict[str, Probe] = {
     function.__name__: function
-    for function in (shifts, batch_statistics, crops, mirrored_crops, one_vs_rest, responses)
+    for function in (shifts, batch_statistics, crops, mirrored_crops, one_vs_rest, responses, auxiliary)
 }
 
 

@@ -32,6 +32,20 @@ class Full(nn.Module):
         return nn.Dense(CLASSES)(Dropout()(x, dropout_rate, train)), {"hidden": x}
 
 
+class Branched(nn.Module):
+    """Two auxiliary heads, or none, and an endpoint that only begins like one."""
+
+    auxiliary: bool = True
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Dense(4, use_bias=False, name="shared")(x.reshape(len(x), -1))
+        endpoints = {"auxiliary_map": x}
+        for index in (1, 2) if self.auxiliary else ():
+            endpoints[f"auxiliary{index}"] = nn.Dense(CLASSES, use_bias=False, name=f"side{index}")(x)
+        return nn.Dense(CLASSES, use_bias=False, name="head")(x), endpoints
+
+
 class Demanding(nn.Module):
     def __call__(self, x, train, temperature, *, mask, dropout_rate=0.0):
         return x
@@ -98,6 +112,62 @@ def test_training_updates_the_state_and_draws_and_evaluation_does_neither(batch)
     assert evaluated[0] == evaluated[1]
     _, ((first, _), _, (other, _)), _ = compute(batch, 0.0)
     assert first == other  # without dropout the key is nothing
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 2.0])
+def test_auxiliary_losses_add_to_the_gradient_and_to_no_metric(batch, weight):
+    task = classify(Branched())
+
+    @jax.jit
+    def compute(batch, weight):
+        params = task.init(jax.random.key(0), batch)["params"]
+
+        def loss(params):
+            hyper = Hyper(auxiliary_weight=weight, label_smoothing=0.2)
+            return task.loss({"params": params}, batch, jax.random.key(1), hyper)
+
+        (total, (_, sums)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        return params, total, sums, gradient, task.evaluate({"params": params}, batch)
+
+    params, total, sums, gradient, evaluated = compute(batch, weight)
+    kernels = {name: np.asarray(layer["kernel"], np.float64) for name, layer in params.items()}
+    images = np.asarray(batch["images"], np.float64).reshape(6, -1)[:4]  # two of six are padding
+    hidden, labels = images @ kernels["shared"], np.asarray(batch["labels"])[:4]
+    target = 0.8 * np.eye(CLASSES)[labels] + 0.2 / CLASSES
+    losses, plain, shared = {}, {}, 0.0
+    for name, share in (("head", 1.0), ("side1", weight), ("side2", weight)):
+        probabilities = np.exp(hidden @ kernels[name])
+        probabilities /= probabilities.sum(1, keepdims=True)
+        losses[name] = -(target * np.log(probabilities)).sum(1).mean()
+        plain[name] = -np.log(probabilities[np.arange(4), labels]).mean()
+        difference = share * (probabilities - target) / 4
+        np.testing.assert_allclose(gradient[name]["kernel"], hidden.T @ difference, rtol=1e-4, atol=1e-7)
+        shared = shared + images.T @ difference @ kernels[name].T
+    np.testing.assert_allclose(gradient["shared"]["kernel"], shared, rtol=1e-4, atol=1e-6)
+    assert np.any(gradient["side1"]["kernel"]) == (weight > 0)
+
+    assert float(total) == pytest.approx(losses["head"] + weight * (losses["side1"] + losses["side2"]), rel=1e-5)
+    assert task.summarize(sums)["loss"] == pytest.approx(losses["head"], rel=1e-5)
+    assert task.summarize(evaluated)["loss"] == pytest.approx(plain["head"], rel=1e-5)
+
+
+def test_without_auxiliary_heads_their_weight_is_not_in_the_program(batch):
+    def program(model, weighted):
+        task = classify(model)
+        variables = jax.eval_shape(task.init, jax.random.key(0), batch)
+
+        def loss(variables, weight):
+            hyper = Hyper(auxiliary_weight=weight) if weighted else Hyper()
+            return task.loss(variables, batch, jax.random.key(1), hyper)
+
+        traced = jax.make_jaxpr(loss)(variables, jnp.float32(0)).jaxpr
+        used = any(traced.invars[-1] is variable for equation in traced.eqns for variable in equation.invars)
+        return used, str(traced)
+
+    without = Branched(auxiliary=False)
+    assert program(without, weighted=True) == program(without, weighted=False)
+    assert program(without, weighted=True)[0] is False
+    assert program(Branched(), weighted=True)[0] is True
 
 
 def test_a_module_that_needs_another_argument_is_refused():

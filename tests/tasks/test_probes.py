@@ -136,3 +136,29 @@ def test_a_network_without_responses_is_refused():
     model = models.create("mlp")
     with pytest.raises(UsageError, match="MLP stores no responses"):
         probes.responses(probes.Subject(model, where_is_the_bar, 1), bars([1], [1]))
+
+
+def test_errors_of_the_auxiliary_heads():
+    heads = {"auxiliary1": lambda images: where_is_the_bar(images)[0], "auxiliary2": lambda images: jnp.eye(WIDTH)[:3]}
+    tested = subject(where_is_the_bar, 2)._replace(
+        auxiliary=lambda images: {name: head(images) for name, head in heads.items()}
+    )
+    found = means(probes.auxiliary(tested, bars([4, 5, 6], [4, 1, 6], np.asarray([1, 1, 0], np.float32))), 2)
+    assert found == {"error_auxiliary1": 0.5, "error_auxiliary2": 0.5}
+
+
+def test_the_auxiliary_heads_of_a_network_are_those_probed():
+    model = models.create(
+        "googlenet", stem="small", blocks=("4a",), auxiliary=True, width_multiplier=1 / 16, num_classes=WIDTH
+    )
+    batch = bars([1, 2, 3], [0, 1, 2])
+    task = classify(model, probe_names=("auxiliary",))
+    variables = task.init(jax.random.key(0), batch)
+    found = means(task.probe(variables, batch, lambda images: 2 * images), 3)
+    logits = model.apply(variables, 2 * batch["images"])[1]["auxiliary1"]
+    assert found["error_auxiliary1"] == pytest.approx(float(np.mean(np.argmax(logits, -1) != np.arange(3))))
+
+
+def test_a_network_without_auxiliary_heads_is_refused():
+    with pytest.raises(UsageError, match="MLP has no auxiliary heads to probe"):
+        probes.auxiliary(probes.Subject(models.create("mlp"), where_is_the_bar, 1), bars([1], [1]))
