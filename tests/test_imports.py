@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOUNDATION = ("rng", "tree", "typing", "__version__")
+FOUNDATION = ("rng", "tree", "typing", "image", "__version__")
 LAYERS = ("ops", "nn", "augment", "losses", "metrics", "stats", "data")
 MODELS = (*FOUNDATION, *LAYERS, "models", "analysis", "weights")
 
@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "rng": FOUNDATION,
     "tree": FOUNDATION,
     "typing": FOUNDATION,
+    "image": FOUNDATION,
     "ops": FOUNDATION,
     "nn": (*FOUNDATION, "ops"),
     "augment": (*FOUNDATION, "ops"),
@@ -33,10 +34,14 @@ MAY_IMPORT = {
     "claims": (*FOUNDATION, "stats", "sweep.store"),
     "report": (*FOUNDATION, "stats", "sweep.store"),
     "cli": (*MODELS, "tasks", "train", "sweep", "claims", "report"),
+    "__main__": ("cli",),
 }
 
 # Together they take seconds to import, and most commands need none of them.
-SLOW = {"scipy", "sklearn", "matplotlib", "rich", "orbax", "tensorflow_datasets", "grain", "PIL"}
+SLOW = {
+    *("scipy", "sklearn", "matplotlib", "rich", "orbax", "tensorflow_datasets", "grain", "PIL"),
+    *("safetensors", "huggingface_hub"),
+}
 VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "managers", "trainer"}
 
 

@@ -75,7 +75,8 @@ class Dataset:
 
     Attributes:
       info: what was promised before loading.
-      images: (N, H, W, C) uint8: training, validation and test examples, in that order.
+      images: (N, H, W, C) uint8: training, validation and test examples, in that order. Or float32: features of
+        images, (N, 1, 1, D), which are not scaled by 1/255.
       labels: (N,) int32.
       ranges: first and last-plus-one index of each split.
       mean: (C,) mean of the training images, in units where 255 is 1.
@@ -83,17 +84,18 @@ class Dataset:
         that a constant channel can be divided by it.
       colour_basis: (C, C) principal components of the training images' pixels, in the same units: column i is
         the i-th eigenvector of the channels' covariance times the square root of its eigenvalue, largest
-        first; its largest entry is positive. ``colour_basis @ colour_basis.T`` is the covariance.
+        first; its largest entry is positive. ``colour_basis @ colour_basis.T`` is the covariance. Features have
+        no colours, and a basis of shape (0, 0).
       fingerprint: SHA-256 of the images, the labels and the ranges.
     """
 
     info: Info
-    images: UInt8[np.ndarray, "n h w c"]
+    images: UInt8[np.ndarray, "n h w c"] | Float32[np.ndarray, "n h w c"]
     labels: Int32[np.ndarray, " n"]
     ranges: dict[str, tuple[int, int]]
     mean: Float32[np.ndarray, " c"]
     std: Float32[np.ndarray, " c"]
-    colour_basis: Float32[np.ndarray, "c c"]
+    colour_basis: Float32[np.ndarray, "colours colours"]
     fingerprint: str
 
 

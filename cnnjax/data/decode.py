@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt8
 
+from cnnjax.image import plain
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -47,10 +49,7 @@ def pixels(image: "Image.Image", channels: int, size: int | None = None) -> UInt
     Raises:
       Exception: of many types, Pillow's for a damaged file.
     """
-    from PIL import ImageOps
-
-    image = _opaque(_eight_bits(ImageOps.exif_transpose(image)))
-    image = image.convert("L" if channels == 1 else "RGB")
+    image = plain(image, channels)
     if size is not None:
         image = _resize(image, size)
     return np.asarray(image).reshape(image.height, image.width, channels)
@@ -68,23 +67,6 @@ def resize_all(images: UInt8[np.ndarray, "n h w 1"], size: int) -> UInt8[np.ndar
 def from_grey(images: UInt8[np.ndarray, "n h w 1"], channels: int) -> UInt8[np.ndarray, "n h w c"]:
     """The same images with their one channel repeated."""
     return np.repeat(images, channels, axis=-1)
-
-
-def _eight_bits(image: "Image.Image") -> "Image.Image":
-    from PIL import Image
-
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray(np.round(np.clip(np.asarray(image), 0, 65535) / 257).astype(np.uint8))
-
-
-def _opaque(image: "Image.Image") -> "Image.Image":
-    from PIL import Image
-
-    if not image.has_transparency_data:
-        return image
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
 def _resize(image: "Image.Image", size: int) -> "Image.Image":

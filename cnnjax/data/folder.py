@@ -8,6 +8,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cnnjax.data import encoded
 from cnnjax.data.dataset import SPLITS, DataConfig, Dataset, Info, Progress
@@ -15,6 +16,20 @@ from cnnjax.typing import UsageError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 SPLIT_FOLDERS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
+
+
+class Files(NamedTuple):
+    """The images of a split, not decoded.
+
+    Attributes:
+      paths: of the files.
+      labels: as indices into ``class_names``.
+      class_names: sorted.
+    """
+
+    paths: list[Path]
+    labels: list[int]
+    class_names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,22 @@ def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
     return encoded.load(_encoded(config), config, progress)
 
 
+def files(config: DataConfig, split: str) -> Files:
+    """The images of a split, the same and in the same order as in the dataset; or of "all" splits.
+
+    Raises:
+      UsageError: no such folder, no images, classes that differ between splits, or a split would be empty.
+    """
+    found = _listing(Path(config.argument).expanduser())
+    chosen = encoded.order(found.counts).tolist()
+    if split != "all":
+        sizes = encoded.split_sizes(found.counts, config)
+        start = sum(sizes[before] for before in SPLITS[: SPLITS.index(split)])
+        chosen = chosen[start : start + sizes[split]]
+    paths = [Path(found.root, found.paths[example]) for example in chosen]
+    return Files(paths, [found.labels[example] for example in chosen], found.class_names)
+
+
 def _encoded(config: DataConfig) -> encoded.Encoded:
     found = _listing(Path(config.argument).expanduser())
     return encoded.Encoded(
@@ -88,9 +119,9 @@ def _listing(root: Path) -> Listing:
     for split, folder in folders.items():
         before = len(paths)
         for label, name in enumerate(names):
-            images = _images(root, folder / name)
-            paths += images
-            labels += [label] * len(images)
+            inside = images(root, folder / name)
+            paths += inside
+            labels += [label] * len(inside)
         counts[split] = len(paths) - before
     samples = [labels.index(label) for label in range(len(names))]
     return Listing(str(root), tuple(names), counts, paths, labels, samples)
@@ -115,8 +146,14 @@ def _subfolders(folder: Path) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _images(root: Path, folder: Path) -> list[str]:
-    """Paths relative to the root, sorted. Names that begin with a dot are no images."""
+def images(root: Path, folder: Path) -> list[str]:
+    """The images in a folder and below it as paths relative to the root, sorted.
+
+    Names that begin with a dot are no images.
+
+    Raises:
+      UsageError: there are none.
+    """
     found = [
         f"{Path(directory).relative_to(root).as_posix()}/{name}"
         for directory, _, names in os.walk(folder)

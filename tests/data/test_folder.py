@@ -58,6 +58,19 @@ def test_train_and_test_folders(tmp_path):
     assert sorted(identities(dataset, "test")) == [(1, label, number) for label in range(3) for number in range(4)]
 
 
+def test_files_of_a_split_are_those_of_the_dataset(tmp_path):
+    root = fill(tmp_path / "data", {"train": 20, "test": 4})
+    dataset = folder.load(config(root))
+    for split in ("train", "valid", "test"):
+        found = folder.files(config(root), split)
+        assert found.labels == dataset.labels[slice(*dataset.ranges[split])].tolist()
+        own = [tuple(np.asarray(Image.open(path))[0, 0].tolist()) for path in found.paths]
+        assert own == identities(dataset, split)
+    whole = folder.files(config(root), "all")
+    assert len(whole.paths) == len(set(whole.paths)) == 72
+    assert whole.class_names == dataset.info.class_names
+
+
 def test_classes_are_mixed_in_an_order_that_is_fixed(tmp_path):
     root = fill(tmp_path / "data", {"train": 20, "test": 20})
     dataset = folder.load(config(root))

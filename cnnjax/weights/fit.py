@@ -1,0 +1,99 @@
+"""Whether the arrays of a file are those of a network, and what to say where they are not."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import flax.linen as nn
+
+from cnnjax.typing import UsageError, unknown
+
+HEADS = ("strict", "new")
+SHOWN = 4  # names in an error
+
+
+class Pair(NamedTuple):
+    """One array of a network beside the file's.
+
+    Attributes:
+      path: ours, such as params/stage1/conv/kernel.
+      shape: ours.
+      key: the file's name for it.
+      theirs: the shape in the file, or None where the file has no such key.
+      turned: the same with our axes.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    key: str
+    theirs: tuple[int, ...] | None
+    turned: tuple[int, ...] | None
+
+
+def check(
+    pairs: Iterable[Pair],
+    extra: list[str],
+    model: nn.Module,
+    label: str,
+    *,
+    head: str = "strict",
+    fitting: Callable[[], list[str]] = list,
+) -> set[str]:
+    """Our paths that stay without an array: none, or with head="new" those of a head for other classes.
+
+    Args:
+      pairs: every array of the network.
+      extra: the file's keys that nothing reads.
+      model: the network.
+      label: what errors call the file.
+      head: "strict" or "new".
+      fitting: finds the names of networks that the file fits; called where this one does not.
+
+    Raises:
+      UsageError: something is missing, not expected, or of another shape; the message names both sides.
+    """
+    if head not in HEADS:
+        raise unknown("value of head", head, HEADS)
+    pairs = list(pairs)
+    missing = [pair.key for pair in pairs if pair.theirs is None]
+    others = [pair for pair in pairs if pair.theirs is not None and pair.turned != pair.shape]
+    headless = {pair.path for pair in pairs if pair.path.startswith("params/head/")}
+    if missing and not extra and not others and {pair.path for pair in pairs if pair.theirs is None} == headless:
+        if head == "new":
+            return headless
+        raise UsageError(f"{label} has no head. Missing: {some(missing)}. Use head='new' to leave it out.")
+    only_classes = not missing and not extra and all(_differs_in_classes(pair, model) for pair in others)
+    if only_classes and (head == "new" or not others):
+        return {pair.path for pair in others}
+    shapes = some([f"{pair.path} {pair.shape} <- {pair.key} {pair.theirs}" for pair in others])
+    if only_classes:
+        classes = others[0].turned[-1]  # type: ignore[index]
+        raise UsageError(
+            f"{label} has {classes} classes and this network {vars(model)['num_classes']}: {shapes}. "
+            f"Use num_classes={classes}, or head='new' to leave the head out."
+        )
+    names = fitting()
+    lines = [
+        f"{label} does not fit this {type(model).__name__}"
+        + (f"; it fits {' or '.join(names[:SHOWN])}." if names else "."),
+        f"Missing: {some(missing)}." if missing else "",
+        f"Not expected: {some(extra)}." if extra else "",
+        f"Shapes differ (ours <- the file's): {shapes}." if others else "",
+    ]
+    raise UsageError(" ".join(line for line in lines if line))
+
+
+def some(names: list[str]) -> str:
+    """The first few names, and the number of the others."""
+    more = len(names) - SHOWN
+    return "; ".join(names[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _differs_in_classes(pair: Pair, model: nn.Module) -> bool:
+    """Whether the array belongs to a classifier, the head or an auxiliary one, for other classes."""
+    classifier = any(part.startswith(("head", "aux")) for part in pair.path.split("/"))
+    return (
+        classifier
+        and pair.turned is not None
+        and pair.turned[:-1] == pair.shape[:-1]
+        and pair.shape[-1] == vars(model).get("num_classes")
+    )

@@ -1,0 +1,97 @@
+"""Weights from a file of any known kind."""
+
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from cnnjax import models
+from cnnjax.typing import UsageError
+from cnnjax.weights import hub, safetensors_file, saved, timm_config, torch_file
+from cnnjax.weights.archive import LOCAL, mapped
+from cnnjax.weights.convert import convert
+from cnnjax.weights.detect import detect
+from cnnjax.weights.leaves import Variables
+
+Tensors = dict[str, np.ndarray]  # a state dict
+PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "network.", "net.")  # of wrapped networks
+COUNT = "n_averaged"  # beside the averages of torch.optim.swa_utils
+
+
+def load(
+    path: str | Path, model: str | nn.Module, *, source: str | None = None, head: str = "strict", **overrides: Any
+) -> Variables:
+    """The variables of a network from a file: ``params`` and ``batch_stats``, float32, in its structure.
+
+    Args:
+      path: of torchvision or timm (``.pth``, ``.pt``, ``.bin``, ``.safetensors``), or of ``weights.save``; or an
+        address of the Hugging Face hub (see ``hub``): ``hf:timm/resnet50.a1_in1k``.
+      model: a name of ``models.MODELS``, or the network.
+      source: the library that wrote the file, "torchvision" or "timm"; None finds it from the keys.
+      head: "strict", or "new": a head for another number of classes is left out of the result.
+      overrides: fields of the network called by name, such as num_classes.
+
+    Raises:
+      UsageError: no such file; it is damaged, of another kind, of another network, or of other classes; or the
+        network computes something else than timm's of the same keys.
+    """
+    if isinstance(model, str):
+        model = models.create(model, **overrides)
+    elif overrides:
+        raise UsageError(f"Fields ({', '.join(overrides)}) go with a name; this network is made already.")
+    local = local_path(path)
+    if saved.is_saved(local):
+        return saved.load(local, model, head=head)
+    tensors = read(local)
+    return convert(tensors, model, library(tensors, model, local, str(path), source), head=head, label=str(path))
+
+
+def library(tensors: Tensors, model: nn.Module, path: Path, label: str, source: str | None = None) -> str:
+    """The library that wrote a file, "torchvision" or "timm", found from its keys unless ``source`` says it.
+
+    Raises:
+      UsageError: the tensors fit neither's layout, or are timm's for a network that computes something else.
+    """
+    source = source or detect(tensors, model, label, path)
+    if source == "timm":
+        timm_config.check(model, path, label)
+    return source
+
+
+def read(path: str | Path) -> Tensors:
+    """The state dict of another library's file, without the prefixes of wrapped networks.
+
+    Raises:
+      UsageError: no such file, or it cannot be read (see ``torch_file`` and ``safetensors_file``).
+    """
+    path = Path(path)
+    start = mapped(path)[:4]
+    if safetensors_file.is_safetensors(path):  # first: its length may begin as a pickle does
+        tensors = safetensors_file.read(path)
+    elif start.startswith((LOCAL, torch_file.PICKLE)):
+        tensors = torch_file.read(path)
+    elif path.suffix == ".safetensors":
+        tensors = safetensors_file.read(path)
+    else:
+        raise UsageError(f"{path} is neither a file of torch.save nor safetensors: it starts with {start!r}.")
+    return without_prefixes(tensors)
+
+
+def local_path(path: str | Path) -> Path:
+    """The path itself, or that of a file fetched from the hub.
+
+    Raises:
+      UsageError: it cannot be fetched.
+    """
+    return hub.fetch(path) if isinstance(path, str) and path.startswith(hub.PREFIX) else Path(path)
+
+
+def without_prefixes(tensors: Tensors) -> Tensors:
+    """The tensors without the prefixes that all their keys have."""
+    tensors = {key: value for key, value in tensors.items() if key != COUNT}
+    while prefix := next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in tensors)), ""):
+        if not tensors:
+            break
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors

@@ -1,0 +1,148 @@
+"""What happens to an image before a trained network sees it: part of the weights, in effect."""
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from cnnjax.image import plain
+from cnnjax.typing import UsageError, unknown
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+LONGEST = 100  # the longer side in units of the shorter; an image of one row would fill the memory
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """Resize, take the square in the centre (S3:682-695), scale to [0, 1], standardise each channel.
+
+    As torchvision does it with Pillow's images, to the bit: the longer side is rounded down, the crop's corner
+    to the nearest whole pixel, and filters widen when shrinking, so that nothing aliases.
+
+    Attributes:
+      resize: length of the shorter side after resizing, in pixels.
+      crop: sides of the square, in pixels.
+      mean, std: of each channel, for values in [0, 1].
+      interpolation: one of ``INTERPOLATIONS``.
+      squash: both sides become ``resize``, whatever shape the image has.
+    """
+
+    resize: int = 256
+    crop: int = 224
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bilinear"
+    squash: bool = False
+
+    def __post_init__(self):
+        if self.interpolation not in INTERPOLATIONS:
+            raise unknown("interpolation", self.interpolation, INTERPOLATIONS)
+        if not 1 <= self.crop <= self.resize:
+            raise UsageError(f"crop must lie between 1 and resize={self.resize}, not be {self.crop}.")
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std) <= 0:
+            raise UsageError(
+                f"mean={self.mean} and std={self.std} must have a number for each of one or three channels, "
+                "those of std positive."
+            )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the result."""
+        return (self.crop, self.crop, len(self.mean))
+
+    def apply(self, image: "Image.Image | np.ndarray") -> Float[np.ndarray, "h w c"]:
+        """One image of any size to (crop, crop, C), float32.
+
+        Pillow's images are turned upright as their EXIF tag asks, and brought to eight bits and to the number of
+        channels of ``mean``: grey is repeated, CMYK and palettes become RGB, transparent parts white.
+
+        Args:
+          image: of Pillow, or uint8 (H, W), (H, W, 1) or (H, W, 3).
+
+        Raises:
+          UsageError: an array of another type or shape, or a damaged image.
+        """
+        scaled = self.pixels(image).astype(np.float32) / np.float32(255)
+        return (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+
+    def pixels(self, image: "Image.Image | np.ndarray") -> UInt8[np.ndarray, "h w c"]:
+        """The same before standardisation: what the network looks at, as a picture.
+
+        Raises:
+          UsageError: as ``apply``.
+        """
+        from PIL import Image
+
+        channels = len(self.mean)
+        upright = _upright(image, channels)
+        size = self._resized(*upright.size)
+        if upright.size != size:
+            upright = upright.resize(size, Image.Resampling[self.interpolation.upper()])
+        left, top = (round((side - self.crop) / 2) for side in size)
+        upright = upright.crop((left, top, left + self.crop, top + self.crop))
+        return np.asarray(upright).reshape(self.crop, self.crop, channels)
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        if self.squash:
+            return (self.resize, self.resize)
+        longer = int(self.resize * max(width, height) / min(width, height))
+        if longer > LONGEST * self.resize:
+            raise UsageError(f"An image of {height}x{width} pixels is too long and narrow for a square of its centre.")
+        return (self.resize, longer) if width <= height else (longer, self.resize)
+
+    @classmethod
+    def of(cls, steps: dict[str, Any]) -> "Preprocessing":
+        """From a dictionary of its attributes, as JSON gives it back."""
+        fields: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in steps.items()}
+        return cls(**fields)
+
+    @classmethod
+    def of_timm(cls, config: dict[str, Any], label: str = "config.json") -> "Preprocessing":
+        """From timm's ``config.json``: its shorter side is crop / crop_pct, rounded down.
+
+        Raises:
+          UsageError: it has no ``pretrained_cfg`` with a size; or pads, or crops to a rectangle.
+        """
+        found = config.get("pretrained_cfg") if isinstance(config, dict) else None
+        if not isinstance(found, dict) or len(found.get("input_size") or ()) != 3:
+            raise UsageError(f"{label} has no pretrained_cfg with an input_size: it is not of timm.")
+        _, height, width = found["input_size"]
+        mode = found.get("crop_mode") or "center"
+        if height != width or mode not in ("center", "squash"):
+            raise UsageError(f"{label} asks for {height}x{width} with crop_mode={mode}; only squares are known here.")
+        return cls(
+            resize=math.floor(height / (found.get("crop_pct") or 0.875)),
+            crop=height,
+            mean=tuple(found.get("mean") or IMAGENET_MEAN),
+            std=tuple(found.get("std") or IMAGENET_STD),
+            interpolation=found.get("interpolation") or "bicubic",
+            squash=mode == "squash",
+        )
+
+
+def _upright(image: "Image.Image | np.ndarray", channels: int) -> "Image.Image":
+    """In mode L or RGB.
+
+    Raises:
+      UsageError: an array of another type or shape, or a damaged image.
+    """
+    from PIL import Image
+
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,)):
+            raise UsageError(
+                f"An image must be uint8 of shape (H, W), (H, W, 1) or (H, W, 3), not {image.dtype} {image.shape}."
+            )
+        image = Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
+    try:
+        return plain(image, channels)
+    except Exception as error:  # Pillow's are of many types
+        name = getattr(image, "filename", "") or "The image"
+        raise UsageError(f"{name} cannot be decoded: {error}") from error

@@ -1,0 +1,13 @@
+"""Against torchvision; see ``tests.parity.reference``. ``tests/golden`` holds the logits in evaluation."""
+
+import pytest
+
+
+def test_training_on_sides_that_the_strides_do_not_divide(check_training):
+    check_training("resnet18", reference={"size": 75})
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d"])
+def test_keys_and_shapes(name, library, check_shapes):
+    check_shapes(name, library)

@@ -1,0 +1,3 @@
+from tests.fixtures.toy import toy
+
+__all__ = ["toy"]
