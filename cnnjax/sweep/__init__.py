@@ -6,6 +6,19 @@
 from cnnjax.sweep.grid import Grid, explicit, product, zipped
 from cnnjax.sweep.plan import Plan, Point, plan, points
 from cnnjax.sweep.session import Execution, run
-from cnnjax.sweep.store import outputs
+from cnnjax.sweep.store import outputs, weights_of
 
-__all__ = ["Execution", "Grid", "Plan", "Point", "explicit", "outputs", "plan", "points", "product", "run", "zipped"]
+__all__ = [
+    "Execution",
+    "Grid",
+    "Plan",
+    "Point",
+    "explicit",
+    "outputs",
+    "plan",
+    "points",
+    "product",
+    "run",
+    "weights_of",
+    "zipped",
+]

@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,9 +14,12 @@ from cnnjax.data.catalog import DataConfig, Dataset, load
 from cnnjax.data.feed import Mode
 from cnnjax.sweep.plan import Bundle, Point
 from cnnjax.sweep.store import Row, Store, encoded
+from cnnjax.train.pretrained import sha256
 from cnnjax.train.run import CHECKPOINT_SECONDS, train
-from cnnjax.train.spec import digest, to_json
+from cnnjax.train.spec import Spec, digest, normalization, to_json
 from cnnjax.typing import UsageError
+from cnnjax.weights.preprocessing import Preprocessing
+from cnnjax.weights.saved import save
 
 
 def signature(bundle: Bundle, threads: int, platform: str, device_kind: str) -> dict[str, Any]:
@@ -37,7 +40,16 @@ def signature(bundle: Bundle, threads: int, platform: str, device_kind: str) -> 
         "device_count": 1,
         "threads": threads if platform == "cpu" else 0,
         **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
+        **_weights(bundle),
     }
+
+
+def _weights(bundle: Bundle) -> dict[str, Any]:
+    """Which weights the runs start from, and how images are normalised for them; empty where they start from none."""
+    if not bundle.spec.weights:
+        return {}
+    asked = normalization(bundle.spec, bundle.info)
+    return {"weights": sha256(bundle.spec.weights), **({} if asked is None else to_json(asked._asdict()))}
 
 
 def threads_here() -> int:
@@ -67,13 +79,14 @@ def run_bundle(
 
     Raises:
       Interrupted: asked to stop; see ``train``.
-      UsageError: the data are not those that the sweep started with.
+      UsageError: the data or the weights are not those that the sweep started with.
     """
     dataset = dataset_of(bundle.spec.data)
     if dataset.fingerprint != fingerprint:
         raise UsageError(
             f"{bundle.info.name} has changed since the sweep started. Restore the data, or use another --workdir."
         )
+    _check_weights(bundle, signature)
     padded = bundle.padded()
     # A state made under another signature is not continued: the row's bits would be those of neither.
     checkpoint_id = digest({"bundle": bundle.bundle_id, "signature": signature})
@@ -92,7 +105,7 @@ def run_bundle(
     rows = [
         {
             **_identity(point),
-            **asdict(outcome),
+            **asdict(replace(outcome, variables=None)),
             "outputs": encoded(outcome.outputs),
             "classes": bundle.info.num_classes,
             **_circumstances(outcome, signature, worker, fingerprint),
@@ -100,9 +113,49 @@ def run_bundle(
         for point, outcome in zip(bundle.points, outcomes, strict=False)  # lanes beyond the points are padding
     ]
     if store:
-        for row in rows:
+        for row, outcome in zip(rows, outcomes, strict=False):
+            if outcome.variables is not None:  # before the row, which is never without its file
+                row["weights"] = _keep_weights(bundle, dataset, outcome.variables, store, row["run_id"])
             store.write(row)
     return rows
+
+
+def _check_weights(bundle: Bundle, signature: dict[str, Any]) -> None:
+    """Refuses weights that are not, or ask for images that are not, those of the signature."""
+    path = bundle.spec.weights
+    for name in ("weights", "mean", "std") if path else ():
+        now = sha256(path) if name == "weights" else _weights(bundle).get(name)  # read only if it is the same file
+        if now != signature.get(name):
+            raise UsageError(
+                f"{path} has changed since the sweep started ({name}: {signature.get(name)} before, {now} now). "
+                "Restore it, or use another --workdir."
+            )
+
+
+def _keep_weights(bundle: Bundle, dataset: Dataset, variables: Any, store: Store, run: str) -> dict[str, str]:
+    """Writes a run's final variables, with what is needed to use them, and says which file holds them."""
+    spec, info = bundle.spec, bundle.info
+    assert isinstance(spec.model, str)
+    path = store.weights(run)
+    save(
+        path,
+        variables,
+        spec.model,
+        preprocessing=_preprocessing(spec, dataset),
+        class_names=info.class_names,
+        image_shape=info.image_shape,
+        overwrite=True,  # a kill may have left one without a row
+        **{"num_classes": info.num_classes, **dict(spec.model_fields)},
+    )
+    return {"file": str(path.relative_to(store.directory)), "content": sha256(str(path))}
+
+
+def _preprocessing(spec: Spec, dataset: Dataset) -> Preprocessing | None:
+    """What brings an image to the form that the runs saw, where their images are square."""
+    height, width, _ = dataset.info.image_shape
+    asked = normalization(spec, dataset.info) or (dataset.mean, dataset.std)
+    mean, std = (tuple(map(float, values)) for values in asked)
+    return Preprocessing(height, height, mean, std) if height == width else None
 
 
 def _identity(point: Point) -> Row:

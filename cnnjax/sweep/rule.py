@@ -17,6 +17,7 @@ from cnnjax.analysis import activations, multiply_adds
 from cnnjax.data.catalog import Dataset, Info
 from cnnjax.data.feed import Feed
 from cnnjax.models import parameter_shapes
+from cnnjax.train.features import head_alone, start
 from cnnjax.train.program import Driver, program, stack_hyper
 from cnnjax.train.spec import Hyper, Spec, build_model
 
@@ -44,7 +45,9 @@ FORECAST_RATE = {"cpu": 7e9, "gpu": 5e12, "tpu": 5e12}
 
 
 def cost(spec: Spec, info: Info) -> int:
-    """Multiply-adds of one image in one forward pass."""
+    """Multiply-adds of one image in one forward pass; of the head alone, where the features are cached."""
+    if (alone := head_alone(spec, info)) is not None:
+        return multiply_adds(alone.head, alone.image_shape)
     return multiply_adds(build_model(spec, info.num_classes), info.image_shape)
 
 
@@ -93,12 +96,13 @@ def calibrate(
 
 def _timer(spec: Spec, hyper: Hyper, dataset: Dataset, driver: Driver, steps: int):
     """A function that runs some steps and returns the seconds they took, compiled beforehand."""
-    compiled = program(spec, dataset.info, driver)
+    begun = start(spec, dataset)
+    compiled = program(begun.spec, begun.dataset.info, driver)
     seeds = list(range(driver.lanes))
-    feed = Feed(dataset, "auto", seeds, [int(hyper.train_size)] * driver.lanes, spec.batch_size, steps)
+    feed = Feed(begun.dataset, "auto", seeds, [int(hyper.train_size)] * driver.lanes, spec.batch_size, steps)
     chunk = next(iter(feed.chunks([(0, steps)])))
     hypers, seed_array = stack_hyper([hyper] * driver.lanes), np.asarray(seeds, np.uint32)
-    carry = (compiled.initial_state(hypers, seed_array, chunk.pool), compiled.zeros())
+    carry = (compiled.initial_state(hypers, seed_array, chunk.pool, begun.given), compiled.zeros())
 
     def advance() -> float:
         nonlocal carry

@@ -20,6 +20,7 @@ from cnnjax.sweep.store import Row, Store
 from cnnjax.train.program import Driver
 from cnnjax.train.run import CHECKPOINT_SECONDS
 from cnnjax.train.spec import Hyper, Spec, to_json
+from cnnjax.typing import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +100,9 @@ class Session:
         }
 
     def manifest(self) -> dict[str, Any]:
-        """What the results belong to: configuration, versions, device, runs and their signatures, command."""
+        """What the results belong to: configuration, versions, device, runs, signatures, weights, command."""
         digests = {key: bundles.digest(signature) for key, signature in self.signatures.items()}
+        started = [b for b in self.plan.bundles if b.spec.weights]
         return {
             **to_json(self.description),
             **bundles.environment(),
@@ -109,10 +111,13 @@ class Session:
             "runs": {p.run_id: digests[(b.spec, b.driver)] for b in self.plan.bundles for p in b.points},
             "signatures": {digests[key]: signature for key, signature in self.signatures.items()},
             "programs": self.plan.programs,
+            "weights": {b.spec.weights: self.signatures[(b.spec, b.driver)]["weights"] for b in started},
         }
 
     def check(self) -> None:
         """Refuses a directory that holds something else; loads and writes nothing."""
+        if not self.store and any(bundle.spec.keep_weights for bundle in self.plan.bundles):
+            raise UsageError("keep_weights=True needs a place for them: give the sweep a directory.")
         if self.store:
             self.store.check(self.manifest(), self.execution.mix_signatures)
 

@@ -2,7 +2,8 @@
 
 ``DIR/manifest.json`` is written when a sweep starts, ``DIR/rows/<run_id>.json`` when a run is done: under
 another name, flushed, and then linked to its own, so a row is there whole or not at all, and never
-written twice. Nothing is listed anywhere else; what is done is what has a row.
+written twice. Weights, where a run keeps them, lie in ``DIR/weights/<run_id>.safetensors`` before it has a row.
+Nothing is listed anywhere else; what is done is what has a row.
 """
 
 import base64
@@ -35,6 +36,24 @@ def outputs(row: Row) -> tuple[np.ndarray, np.ndarray]:
     labels = np.frombuffer(base64.b64decode(row["outputs"]["labels"]), "<i4")
     probabilities = np.frombuffer(base64.b64decode(row["outputs"]["probabilities"]), "<f2")
     return probabilities.reshape(len(labels), -1).astype(np.float32), labels
+
+
+def weights_of(row: Row, directory: str | Path) -> Path:
+    """The file of a run's final variables, kept with ``keep_weights``; ``Spec.weights`` and ``weights.load`` take it.
+
+    Args:
+      row: of the run.
+      directory: of its sweep.
+
+    Raises:
+      UsageError: the run kept none, or the file is gone.
+    """
+    if not row.get("weights"):
+        raise UsageError(f"The run of {row['assignment']} kept no weights. Set keep_weights=True in its Spec.")
+    path = Path(directory) / row["weights"]["file"]
+    if not path.exists():
+        raise UsageError(f"{path} is missing. Restore it, or remove the run's row to have the run repeated.")
+    return path
 
 
 def encoded(kept: dict[str, np.ndarray] | None) -> dict[str, str] | None:
@@ -77,8 +96,8 @@ class Store:
         A sweep may go on, and may grow: more seeds or more points than before are welcome.
 
         Raises:
-          UsageError: other data, runs that the new sweep does not contain, runs made under another
-            execution signature, or a directory that cannot be written.
+          UsageError: other data, weights that have changed, runs that the new sweep does not contain, runs made under
+            another execution signature, or a directory that cannot be written.
         """
         _check_writable(self.directory)
         found = self.manifest
@@ -86,6 +105,7 @@ class Store:
             if self.directory.exists() and not all(_is_partial(path) for path in self.directory.iterdir()):
                 raise UsageError(f"{self.directory} is not empty and holds no manifest. Use another --workdir.")
             return
+        self._check_weights(found, manifest)
         gone = set(found["runs"]) - set(manifest["runs"])
         data = manifest.get("data", {})
         data_differ = any(found["data"][name] != data[name] for name in set(found["data"]) & set(data))
@@ -98,6 +118,15 @@ class Store:
             )
         if not mix_signatures and len(self.done(manifest["runs"])) < len(manifest["runs"]):
             self._check_signatures(manifest)
+
+    def _check_weights(self, found: dict[str, Any], manifest: dict[str, Any]) -> None:
+        new = manifest.get("weights", {})
+        for path, content in found.get("weights", {}).items():
+            if new.get(path, content) != content:
+                raise UsageError(
+                    f"{path} has changed since the sweep in {self.directory} started ({content} before, "
+                    f"{new[path]} now). Restore it, or use another --workdir."
+                )
 
     def _check_signatures(self, manifest: dict[str, Any]) -> None:
         for run in self.done(manifest["runs"]):
@@ -165,9 +194,15 @@ class Store:
         """Where the checkpoints of a bundle lie while it is in training."""
         return self.directory / "checkpoints" / checkpoint_id
 
+    def weights(self, run: str) -> Path:
+        """Where the final variables of a run lie, if it keeps them."""
+        return self.directory / "weights" / f"{run}.safetensors"
+
     def clean(self) -> None:
         """Removes what only an unfinished sweep needs."""
         shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
+        for partial in (self.directory / "weights").glob(".*.partial"):
+            partial.unlink(missing_ok=True)
         for partial in (*self.directory.glob(".*"), *(self.directory / "rows").glob(".*")):
             if _is_partial(partial):
                 partial.unlink(missing_ok=True)

@@ -1,5 +1,7 @@
 """The compiled functions of a group of runs: one set for each (Spec, dataset, driver, lanes)."""
 
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -8,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnjax import metrics
+from cnnjax import metrics, tree
 from cnnjax.data.cache import root as cache_root
 from cnnjax.data.catalog import Info
 from cnnjax.data.feed import Chunk
+from cnnjax.tasks.frozen import COLLECTION
 from cnnjax.train import step
 from cnnjax.train.spec import Hyper, Spec, build_task
 from cnnjax.typing import UsageError, unknown
@@ -91,9 +94,12 @@ class Program:
         """Sums of no example, one for each lane."""
         return {name: jnp.zeros(self.driver.lanes, jnp.float32) for name in metrics.zeros()}
 
-    def initial_state(self, hyper: Hyper, seeds: np.ndarray, pool: step.Pool) -> step.State:
-        """The state of every lane before its first step."""
-        return self._initial(hyper, seeds, pool)
+    def initial_state(
+        self, hyper: Hyper, seeds: np.ndarray, pool: step.Pool, given: Mapping[str, np.ndarray] | None = None
+    ) -> step.State:
+        """The state of every lane before its first step: drawn, but for the arrays ``given`` by name."""
+        state = self._initial(hyper, seeds, pool)
+        return _placed(state, given) if given else state
 
     def advance(
         self, state: step.State, sums: metrics.Sums, hyper: Hyper, chunk: Chunk
@@ -120,11 +126,25 @@ class Program:
         meant = np.arange(found.shape[2]) < np.asarray(chunk.counts)[: chunk.length, :, None]
         return [found[:, lane][meant[:, lane]] for lane in range(self.driver.lanes)]
 
-    def compile_steps(self, state: step.State, hyper: Hyper, chunk: Chunk) -> None:
-        """Compiles what ``advance`` needs; the given state stays as it is."""
-        length = 0 if self.driver.form == "scan" else 1
-        spare = jax.tree_util.tree_map(jnp.copy, state)
-        self.advance(spare, self.zeros(), hyper, chunk._replace(length=length))
+    def start(
+        self, hyper: Hyper, seeds: np.ndarray, chunk: Chunk, given: Mapping[str, np.ndarray] | None = None
+    ) -> step.State:
+        """``initial_state``, in a thread beside the one that compiles what ``advance`` needs: neither waits."""
+        shapes = jax.eval_shape(self._initial, hyper, seeds, chunk.pool)
+        with ThreadPoolExecutor(1) as beside:
+            state = beside.submit(self.initial_state, hyper, seeds, chunk.pool, given)
+            self.compile_steps(shapes, hyper, chunk)
+            return state.result()
+
+    def compile_steps(self, state: Any, hyper: Hyper, chunk: Chunk) -> None:
+        """Compiles what ``advance`` needs, for a state, or its shapes, like this; nothing is computed."""
+        if self.driver.form == "scan":
+            lowered = self._scan.lower(
+                state, self.zeros(), hyper, chunk.pool, chunk.indices, chunk.noise, np.int32(chunk.length)
+            )
+        else:
+            lowered = self._once.lower(state, self.zeros(), hyper, chunk.pool, chunk.indices[0], chunk.noise[0])
+        lowered.compile()  # JAX finds it again when the function is called
 
     def compilations(self) -> int:
         """How many programs have been compiled so far; constant after the first chunk and evaluation."""
@@ -178,6 +198,20 @@ def enable_compilation_cache() -> None:
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def _placed(state: step.State, given: Mapping[str, np.ndarray]) -> step.State:
+    """The state with each array of ``given``, in every lane, in the place of the one drawn."""
+
+    def choose(name: str, leaf: Any) -> Any:
+        collection, _, rest = name.partition("/")
+        array = given.get(f"params/{rest}" if collection == COLLECTION else name)
+        if array is None:
+            return leaf
+        return jax.device_put(np.array(np.broadcast_to(array, leaf.shape), leaf.dtype))
+
+    variables = tree.mask({"params": state.params, **state.model_state}, choose)
+    return state._replace(params=variables.pop("params"), model_state=variables)
 
 
 def _add(a, b):

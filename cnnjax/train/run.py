@@ -14,7 +14,9 @@ from cnnjax import metrics, tree
 from cnnjax.data.catalog import Dataset
 from cnnjax.data.dataset import SPLITS
 from cnnjax.data.feed import Feed, Mode
+from cnnjax.tasks.frozen import COLLECTION, merge
 from cnnjax.train import checkpoint
+from cnnjax.train.features import Start, start
 from cnnjax.train.program import Driver, Program, program, stack_hyper
 from cnnjax.train.spec import Hyper, Spec, digest
 
@@ -28,17 +30,19 @@ class Outcome:
 
     Attributes:
       metrics: final ``train_``, ``valid_`` and ``test_`` ``loss`` and ``error``, ``gap_`` (validation less
-        training) likewise, ``parameters``, and what the Spec's probes found, ``test_`` too.
+        training) likewise, ``parameters`` and, where some are frozen, ``trained_parameters``, and what the Spec's
+        probes found, ``test_`` too.
       history: one record per evaluation: step, images seen, ``batch_`` means over the training
         steps since the last one, and ``train_`` and ``valid_`` in evaluation mode.
       diverged_step: steps done when the loss was first found not to be finite, or None.
       parameters_digest: SHA-256 of the final parameters and model state.
-      seconds: of training and evaluation, an equal share of the bundle's; compiling excluded.
+      seconds: of training, evaluation and computing features, an equal share of the bundle's; compiling excluded.
       compile_seconds: of compiling and of drawing the parameters, an equal share of the bundle's.
       images_per_second: training images of this run over the time its steps took.
       accesses: how many times each split was evaluated; the test split once.
       outputs: class probabilities (N, classes) float16 and labels (N,) int32 of the test split, where the Spec
         keeps them.
+      variables: the final variables of the whole network, where the Spec keeps them.
     """
 
     metrics: dict[str, float]
@@ -50,6 +54,7 @@ class Outcome:
     images_per_second: float
     accesses: dict[str, int]
     outputs: dict[str, np.ndarray] | None = None
+    variables: dict[str, Any] | None = None
 
 
 class Interrupted(Exception):
@@ -62,6 +67,7 @@ class Clock:
 
     started: float = field(default_factory=time.perf_counter)
     compile: float = 0.0
+    features: float = 0.0
     steps: float = 0.0
     evaluation: float = 0.0
 
@@ -103,9 +109,10 @@ def train(
     """
     if not len(hypers) == len(seeds) == driver.lanes:
         raise ValueError(f"{driver.lanes} lanes need as many hypers and seeds, not {len(hypers)} and {len(seeds)}")
-    compiled = program(spec, dataset.info, driver)
-    feed = Feed(dataset, feed_mode, seeds, [int(h.train_size) for h in hypers], spec.batch_size, chunk_steps)
-    bundle = _Bundle(compiled, feed, stack_hyper(list(hypers)), np.asarray(seeds, np.uint32))
+    begun = start(spec, dataset)
+    compiled = program(begun.spec, begun.dataset.info, driver)
+    feed = Feed(begun.dataset, feed_mode, seeds, [int(h.train_size) for h in hypers], spec.batch_size, chunk_steps)
+    bundle = _Bundle(compiled, feed, stack_hyper(list(hypers)), np.asarray(seeds, np.uint32), begun)
     runs = {"hypers": list(hypers), "seeds": list(seeds), "data": dataset.fingerprint}
     owner = digest({"spec": spec, "driver": driver, **runs})
     bundle.start(checkpoints, owner)
@@ -148,20 +155,20 @@ def schedule(spec: Spec, first_step: int, chunk_steps: int) -> list[tuple[int, i
 class _Bundle:
     """The state of the runs in training, and what is known of them so far."""
 
-    def __init__(self, compiled: Program, feed: Feed, hyper: Hyper, seeds: np.ndarray):
-        self.compiled, self.feed, self.hyper, self.seeds = compiled, feed, hyper, seeds
+    def __init__(self, compiled: Program, feed: Feed, hyper: Hyper, seeds: np.ndarray, begun: Start):
+        self.compiled, self.feed, self.hyper, self.seeds, self.begun = compiled, feed, hyper, seeds, begun
         self.spec = compiled.spec
         self.step = self.first_step = 0
         self.history: list[list[dict[str, float]]] = [[] for _ in seeds]
         self.accesses = dict.fromkeys(SPLITS, 0)
-        self.clock = Clock()
+        self.clock = Clock(features=begun.seconds)
+        self.clock.started -= begun.compile_seconds
 
     def start(self, checkpoints: Path | None, owner: str) -> None:
         """From the newest good checkpoint, else from the first step."""
         first = next(iter(self.feed.chunks([(0, 1)])))
-        self.state = self.compiled.initial_state(self.hyper, self.seeds, first.pool)
+        self.state = self.compiled.start(self.hyper, self.seeds, first, self.begun.given)
         self.sums = self.compiled.zeros()
-        self.compiled.compile_steps(self.state, self.hyper, first)
         self.clock.compile = time.perf_counter() - self.clock.started
         restored = checkpoint.restore(checkpoints, owner, (self.state, self.sums)) if checkpoints else None
         if restored:
@@ -224,11 +231,14 @@ class _Bundle:
         outcomes = []
         for lane in range(lanes):
             params, model_state = jax.tree_util.tree_map(lambda leaf, at=lane: leaf[at], state[1:3])
+            model_state = {**self.begun.rest, **model_state}
             last = self.history[lane][-1]
             final = {key: value for key, value in last.items() if key.startswith(("train_", "valid_"))}
             final.update({f"test_{key}": value for key, value in {**tests[lane], **probed[lane]}.items()})
             final.update({f"gap_{key}": final[f"valid_{key}"] - final[f"train_{key}"] for key in ("loss", "error")})
-            final["parameters"] = tree.count(params)
+            final["parameters"] = tree.count((params, model_state.get(COLLECTION, {})))
+            if COLLECTION in model_state:
+                final["trained_parameters"] = tree.count(params)
             diverged = int(state.diverged_at[lane])
             if diverged < 0 and not all(map(math.isfinite, final.values())):
                 diverged = self.step  # the last step did it, or only an evaluation shows it
@@ -239,11 +249,12 @@ class _Bundle:
                     history=self.history[lane],
                     diverged_step=diverged if diverged >= 0 else None,
                     parameters_digest=tree.digest((params, model_state)),
-                    seconds=(self.clock.steps + self.clock.evaluation) / lanes,
+                    seconds=(self.clock.steps + self.clock.evaluation + self.clock.features) / lanes,
                     compile_seconds=self.clock.compile / lanes,
                     images_per_second=images * lanes / max(self.clock.steps, 1e-9),
                     accesses=self.accesses,
                     outputs=outputs[lane],
+                    variables=merge({"params": params, **model_state}) if self.spec.keep_weights else None,
                 )
             )
         return outcomes

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from cnnjax import augment, models
 from cnnjax.data.catalog import DataConfig, Info
 from cnnjax.tasks.classify import Task, check_outputs, classify
+from cnnjax.tasks.frozen import freeze
 from cnnjax.tasks.probes import PROBES
+from cnnjax.train import pretrained
 from cnnjax.typing import UsageError, unknown
 
 Optimizer = Literal["sgd", "adam"]
@@ -31,7 +33,12 @@ def _field(default: Any, help: str, low: float | None = None, high: float | None
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """The static part of a run: hashable, and a different Spec is a different program."""
+    """The static part of a run: hashable, and a different Spec is a different program.
+
+    Its JSON and its digest hold the SHA-256 of the file ``weights`` and not its path. A run that starts from weights
+    normalises its images as they were normalised for these (see ``pretrained.normalization``); every other by the
+    mean and standard deviation of its own training split.
+    """
 
     model: str | nn.Module = _field("resnet20_cifar", "network: a name in cnnjax.models.MODELS, or a Linen module")
     model_fields: tuple[tuple[str, Any], ...] = ()
@@ -54,6 +61,13 @@ class Spec:
     loss: Loss = _field("softmax", "softmax: cross-entropy over the classes; sigmoid: each class a yes or no")
     probes: tuple[str, ...] = _field((), f"measured besides on the test split, at the end: {', '.join(PROBES)}")
     keep_outputs: bool = _field(False, "keep the class probabilities of the test split in each row")
+    frozen: tuple[str, ...] = _field((), "stages that do not train, such as stem,stage1; see models.frozen_stages")
+    weights: str = _field("", "file that the run starts from: our own .safetensors, or another library's")
+    fresh_head: bool = _field(False, "draw the head anew even where the weights have one for as many classes")
+    keep_weights: bool = _field(False, "keep the final variables of each run in a file beside its row")
+    cache_features: bool = _field(
+        True, "compute what the head reads once, where only the head trains, from weights, unaugmented and unprobed"
+    )
 
 
 @jax.tree_util.register_dataclass
@@ -67,6 +81,7 @@ class Hyper:
     weight_decay: Any = _field(0.0, "decoupled: w shrinks by rate * weight_decay * w beside the gradient step", 0.0)
     dropout: Any = _field(0.0, "probability that a unit is zeroed", 0.0, 0.999)
     label_smoothing: Any = _field(0.0, "share of the target spread over all classes", 0.0, 1.0)
+    auxiliary_weight: Any = _field(0.3, "weight of the loss of each auxiliary head, where the network has them", 0.0)
     label_noise: Any = _field(0.0, "share of the training labels replaced by a wrong one", 0.0, 1.0)
     flip: Any = _field(1.0, "strength of mirroring, where augment has flip", 0.0, 1.0)
     crop: Any = _field(1.0, "strength of random shifts, where augment has crop", 0.0, 1.0)
@@ -110,7 +125,31 @@ def build_model(spec: Spec, num_classes: int) -> nn.Module:
 
 def build_task(spec: Spec, info: Info) -> Task:
     """The task of a Spec on a dataset."""
-    return classify(build_model(spec, info.num_classes), spec.loss, spec.probes, spec.batch_size)
+    model = build_model(spec, info.num_classes)
+    task = classify(model, spec.loss, spec.probes, spec.batch_size)
+    return freeze(task, model, spec.frozen) if spec.frozen else task
+
+
+def variable_shapes(spec: Spec, info: Info) -> dict[str, Any]:
+    """The shapes of a run's variables; those of frozen stages lie in a collection ``frozen``. Computes nothing.
+
+    Raises:
+      UsageError: an unknown stage in ``frozen``, or nothing is left to train.
+    """
+    images = jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
+    return jax.eval_shape(build_task(spec, info).init, jax.random.key(0), {"images": images})
+
+
+def normalization(spec: Spec, info: Info) -> pretrained.Normalization | None:
+    """How the images of a run are normalised; None where it is by the statistics of its training split.
+
+    Raises:
+      UsageError: the weights that it starts from cannot be read, or nothing is known of them.
+    """
+    if not spec.weights:
+        return None
+    name = spec.model if isinstance(spec.model, str) else ""
+    return pretrained.normalization(spec.weights, build_model(spec, info.num_classes), name)
 
 
 def validate(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
@@ -143,6 +182,13 @@ def validate(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
     name = spec.model if isinstance(spec.model, str) else type(spec.model).__name__
     models.check_image_shape(model, info.image_shape, name)
     check_outputs(model, info.image_shape, info.num_classes)
+    if spec.keep_weights and not isinstance(spec.model, str):
+        raise UsageError(f"keep_weights=True needs a network of cnnjax.models.MODELS by its name, not {name} itself.")
+    if spec.frozen or spec.weights:
+        shapes = variable_shapes(spec, info)
+        if spec.weights:
+            pretrained.read(spec.weights, model, shapes, spec.fresh_head)
+            normalization(spec, info)
     if "responses" in spec.probes and not hasattr(type(model), "unstack"):
         raise UsageError(f"The probe responses needs a network that stores them, such as resnet20_cifar, not {name}.")
 
@@ -151,11 +197,15 @@ def to_json(value: Any) -> Any:
     """A Spec, a Hyper or a part of one as plain JSON values; the same for equal ones.
 
     Raises:
-      UsageError: a function without a name of its own, for two such could not be told apart.
+      UsageError: a Spec's weights are missing, or a function without a name of its own, for two such could not be
+        told apart.
     """
     if isinstance(value, nn.Module):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in ("parent", "name")}
         return {"module": f"{type(value).__module__}:{type(value).__qualname__}", **to_json(fields)}
+    if isinstance(value, Spec) and value.weights:
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return to_json({**fields, "weights": pretrained.sha256(value.weights)})
     if dataclasses.is_dataclass(value):
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):

@@ -14,8 +14,8 @@ from cnnjax.train import optim
 from cnnjax.train.spec import Hyper, Spec
 from cnnjax.typing import Labels, Scalar
 
-# A pool of examples on the device: "images" (N, H, W, C) uint8, "labels" (N,), "mean" and "std" (C,) and
-# "colour_basis" (C, C) of the training split.
+# A pool of examples on the device: "images" (N, H, W, C) uint8, or float32 features as the network reads them;
+# "labels" (N,), "mean" and "std" (C,) and "colour_basis" (C, C) of the training split.
 Pool = dict[str, Any]
 
 
@@ -123,7 +123,7 @@ def evaluation_sums(
     ``noisy`` 1 keeps the label noise that the run was trained with, 0 takes the true labels.
     """
     batch = {
-        "images": _normalize(_unit(pool["images"][indices]), pool),
+        "images": network_inputs(pool, indices),
         "labels": _noisy_labels(pool["labels"][indices], noise, hyper.label_noise * noisy, info.num_classes),
         "weights": (jnp.arange(indices.shape[0]) < count).astype(jnp.float32),
     }
@@ -146,9 +146,13 @@ def probe_sums(
 
 def outputs(task: Task, state: State, pool: Pool, indices: Int[Array, " batch"]) -> Float[Array, "batch classes"]:
     """The class probabilities of the examples ``indices``."""
-    images = _normalize(_unit(pool["images"][indices]), pool)
     assert task.outputs is not None
-    return task.outputs({"params": state.params, **state.model_state}, {"images": images})
+    return task.outputs({"params": state.params, **state.model_state}, {"images": network_inputs(pool, indices)})
+
+
+def network_inputs(pool: Pool, indices: Int[Array, " batch"]) -> Float[Array, "batch h w c"]:
+    """What the network reads of the examples ``indices``, without augmentation."""
+    return _normalize(_unit(pool["images"][indices]), pool)
 
 
 def over_lanes(function: Callable, lanes: int, shared: tuple[int, ...]) -> Callable:
@@ -171,8 +175,8 @@ def _first(value):
 
 
 def _unit(images):
-    """uint8 to float32 in [0, 1]."""
-    return images.astype(jnp.float32) / 255
+    """uint8 to float32 in [0, 1]; features are float32 already."""
+    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
 
 
 def _normalize(images, pool):

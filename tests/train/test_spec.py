@@ -71,9 +71,13 @@ def run(changes):
         ({"loss": "softmx"}, "loss", "softmx", "Did you mean 'softmax'"),
         ({"probes": ("shift",)}, "probe", "shift", "Did you mean 'shifts'"),
         ({"probes": ("responses",)}, "responses", "not mlp", "such as resnet20_cifar"),
+        ({"model": "resnet8_cifar", "frozen": ("stage11",)}, "stage11", "frozen", "Did you mean 'stage1'"),
+        ({"model": Linear(), "frozen": ("Dense_1",)}, "parameter of Linear", "Dense_1", "Did you mean 'Dense_0'"),
         # Wrong types
         ({"probes": "shifts"}, "probes", "'shifts'", "must be tuple[str, ...]"),
         ({"keep_outputs": 1}, "keep_outputs", "1", "must be bool"),
+        ({"frozen": "stem"}, "frozen", "'stem'", "must be tuple[str, ...]"),
+        ({"weights": None}, "weights", "None", "must be str"),
         ({"model": 3}, "model", "3", "must be str"),
         ({"data": "digits"}, "data", "'digits'", "must be cnnjax.data.dataset.DataConfig"),
         ({"steps": 10.5}, "steps", "10.5", "whole number"),
@@ -126,6 +130,9 @@ def run(changes):
         ({"model": "lenet5_classic", "model.num_classes": 7}, "num_classes", "7", "Use lenet5"),
         ({"model": Linear(7)}, "(N, 7)", "10 classes", "--model.num_classes=10"),
         ({"model": Linear(), "precision": "bfloat16"}, "precision", "bfloat16", "a field dtype"),
+        ({"model": Linear(), "frozen": ("Dense",)}, "frozen", "Dense", "leaves nothing to train"),
+        ({"model": Linear(), "keep_weights": True}, "keep_weights", "Linear", "by its name"),
+        ({"weights": "nowhere.pth"}, "weights", "nowhere.pth", "path of a file"),
         ({"model": Broken()}, "Broken", "(8, 8, 1)", "fails on images"),
         ({"model": Demanding()}, "Demanding", "temperature", "Give the others defaults"),
     ],
@@ -205,7 +212,8 @@ def test_every_field_changes_the_digest():
     other = {"model": "mlp", "model_fields": (("width", 2),), "data": DataConfig("shapes"), "augment": ("flip",),
              "optimizer": "adam", "nesterov": True, "schedule": "step", "warmup_form": "constant",
              "precision": "bfloat16", "decayed": "all", "milestones": (0.1,), "loss": "sigmoid",
-             "probes": ("shifts",), "keep_outputs": True}  # fmt: skip
+             "probes": ("shifts",), "keep_outputs": True, "frozen": ("stem",), "weights": __file__, "fresh_head": True,
+             "keep_weights": True, "cache_features": False}  # fmt: skip
     for config in (Spec(), Hyper()):
         for field in dataclasses.fields(config):
             value = other[field.name] if field.name in other else getattr(config, field.name) + 1
