@@ -264,7 +264,7 @@ def draw_chains(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measure
     for place, kind in enumerate(names):
         colour = style.COLOURS[kind[0] == 3]
         members = [row["metrics"]["test_error"] for row in done if chain(row["assignment"]) == kind]
-        _dots(errors, place, members, colour)
+        style.dots(errors, place, members, colour)
         counted = [row["metrics"] for row in measured if _kind(row) == kind and "weights" in row["metrics"]]
         weights = counted[0]["weights"]
         costs.barh(place, weights, color=colour, height=0.55)
@@ -276,14 +276,6 @@ def draw_chains(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measure
     costs.set_xlim(0, 60)
     errors.set_yticks(range(len(names)), list(names.values()))
     errors.set_ylim(len(names) - 0.4, -0.6)
-
-
-def _dots(ax: Any, place: float, values: list[float], colour: str) -> None:
-    """A mean with its interval, and below it a faint dot for each seed."""
-    if values:
-        ax.plot(values, place + np.linspace(0.18, 0.34, len(values)), "o", color=style.FAINT, alpha=0.5, markersize=3.5)
-        mean, low, high = np.clip(style.intervals([values]), 0, 1)
-        ax.errorbar(mean, [place], xerr=[mean - low, high - mean], fmt="o", color=colour, capsize=3.5)
 
 
 def draw_depths(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured: Sequence[Row]) -> None:

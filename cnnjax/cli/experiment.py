@@ -3,7 +3,8 @@
 An experiment is a module with a docstring, ``TITLE``, ``CLAIMS``, ``FIGURES``, ``METRICS``, ``SEEDS`` (preset ->
 number), ``spec(preset, data)``, ``hyper(preset, data)``, ``grid(preset, data)`` and ``verdict(rows)``. It may have
 ``measure(preset, data)``, which returns rows (``claims.measured``) of what needs no training: exact identities, or a
-net at its initialisation. Then ``verdict`` takes these as its second argument.
+net at its initialisation. Then ``verdict`` takes these as its second argument. It may have ``source``: see
+``cli.source``. It may have ``DATA``, the name of its dataset where that is not digits.
 
 Exit codes: 0 done, 1 a run failed, 2 bad input (nothing was written), 130 interrupted (the same command resumes).
 """
@@ -24,6 +25,7 @@ import jax
 from cnnjax import claims, models
 from cnnjax.cli.flags import Flags
 from cnnjax.cli.progress import display
+from cnnjax.cli.source import source_session, train, trained
 from cnnjax.data.catalog import DataConfig
 from cnnjax.report.figures import Drawing, FigureSpec
 from cnnjax.sweep import bundle as bundles
@@ -68,7 +70,7 @@ def main(experiment: ModuleType | str, argv: list[str] | None = None) -> int:
 
 
 def _main(name: str, module: ModuleType, argv: list[str]) -> int:
-    flags = Flags(PRESETS)
+    flags = Flags(PRESETS, default_data(module))
     if any(argument in ("--help", "-h", "-help", "--h") for argument in argv):
         print(flags.help(module.__doc__ or ""))
         return 0
@@ -76,14 +78,14 @@ def _main(name: str, module: ModuleType, argv: list[str]) -> int:
     execution = _execution(flags)
     if flags.calibrate:
         execute.pin(0, flags.threads)  # as a worker would be; before JAX looks at the cores
-    spec, hyper, grid = _resolve(module, flags)
-    seeds = range(flags.first_seed, flags.first_seed + (flags.seeds or module.SEEDS[flags.preset]))
-    platform = jax.default_backend()
-    planned = plan(points(spec, hyper, grid, seeds), platform, execution.driver)
-    resolved = {"spec": to_json(spec), "hyper": to_json(hyper), "grid": list(grid), "seeds": list(seeds)}
-    description = {"experiment": name, "preset": flags.preset, "configuration": {"preset": flags.preset, **resolved}}
-    session = Session(planned, execution, Path(flags.workdir) / name, description)
+    session = _session(name, module, flags, execution)
+    if hasattr(module, "source"):
+        root, data, given = Path(flags.workdir) / name, flags.data(), flags.overrides()
+        source = source_session(name, module, flags.preset, data, given, execution, root)
+        weights = trained(source) if flags.plan or flags.calibrate else train(source)
+        session = _session(name, module, flags, execution, weights)
     session.check()
+    planned, platform = session.plan, jax.default_backend()
     if flags.plan:
         _print_plan(planned, session, platform, execution)
         return 0
@@ -94,7 +96,22 @@ def _main(name: str, module: ModuleType, argv: list[str]) -> int:
     return _run(name, module, session)
 
 
-def _resolve(module: ModuleType, flags: Flags) -> tuple[Spec, Hyper, Grid]:
+def default_data(module: ModuleType) -> str:
+    """The dataset of an experiment that is not given another."""
+    return getattr(module, "DATA", "digits")
+
+
+def _session(name: str, module: ModuleType, flags: Flags, execution: Execution, weights: str = "") -> Session:
+    """The experiment's sweep, planned and validated; from ``weights`` where it has a source."""
+    spec, hyper, grid = _resolve(module, flags, weights)
+    seeds = range(flags.first_seed, flags.first_seed + (flags.seeds or module.SEEDS[flags.preset]))
+    planned = plan(points(spec, hyper, grid, seeds), jax.default_backend(), execution.driver)
+    resolved = {"spec": to_json(spec), "hyper": to_json(hyper), "grid": list(grid), "seeds": list(seeds)}
+    description = {"experiment": name, "preset": flags.preset, "configuration": {"preset": flags.preset, **resolved}}
+    return Session(planned, execution, Path(flags.workdir) / name, description)
+
+
+def _resolve(module: ModuleType, flags: Flags, weights: str) -> tuple[Spec, Hyper, Grid]:
     """The preset's spec, numbers and grid, as changed by the flags."""
     data: DataConfig = flags.data()
     given = flags.overrides()
@@ -104,7 +121,7 @@ def _resolve(module: ModuleType, flags: Flags) -> tuple[Spec, Hyper, Grid]:
         spec = dataclasses.replace(spec, model_fields=kept)
     asked = {f"data.{k}": v for k, v in flags.given("data.").items()}
     spec, hyper = assign(spec, module.hyper(flags.preset, data), {**asked, **given})
-    return spec, hyper, flags.grid(module.grid(flags.preset, data))
+    return spec, hyper, flags.grid(module.grid(flags.preset, data, *([weights] if weights else [])))
 
 
 def _execution(flags: Flags) -> Execution:

@@ -1,14 +1,13 @@
 """Flags made from the dataclasses: a new field of ``Spec``, ``Hyper`` or a model is a flag without further code."""
 
-import contextlib
 import dataclasses
-import textwrap
 from collections.abc import Iterable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from absl import flags
 
 from cnnjax import models
+from cnnjax.cli.arguments import DEFINE, as_static, help_lines, parsed
 from cnnjax.data.catalog import DataConfig
 from cnnjax.sweep.grid import Grid, axis, product
 from cnnjax.train.spec import Hyper, Spec
@@ -25,9 +24,10 @@ class Flags:
 
     Args:
       presets: names of the presets; the first is not the default, "quick" is.
+      data: the dataset by default.
     """
 
-    def __init__(self, presets: Iterable[str]):
+    def __init__(self, presets: Iterable[str], data: str = "digits"):
         self.values = flags.FlagValues()
         self.groups: dict[str, str] = {}
         self.types: dict[str, Any] = {}  # swept name -> type of its values
@@ -47,7 +47,7 @@ class Flags:
             SWEEP, flags.DEFINE_multi_string, "sweep", [], "an axis, such as weight_decay=0,1e-4,5e-4; may be repeated"
         )
         self._define_execution()
-        self._define(STATIC, flags.DEFINE_string, "data", "digits", "digits, shapes, folder:DIR or tfds:NAME")
+        self._define(STATIC, flags.DEFINE_string, "data", data, "digits, shapes, folder:DIR or tfds:NAME")
         for field in dataclasses.fields(DataConfig):
             if field.name != "name":
                 self._from_field(STATIC, DataConfig, field, f"data.{field.name}")
@@ -96,12 +96,7 @@ class Flags:
 
     def parse(self, argv: list[str]) -> list[str]:
         """Reads ``argv``; raises UsageError for whatever does not fit."""
-        try:
-            left = self.values(argv)[1:]
-        except flags.UnrecognizedFlagError as error:
-            raise unknown("flag", f"--{error.flagname}", [f"--{name}" for name in self.groups]) from error
-        except flags.Error as error:
-            raise UsageError(str(error)) from error
+        left = parsed(self.values, argv[1:], self.groups)
         if left:
             raise UsageError(f"Unexpected argument {left[0]!r}: every setting is a flag, --name=value.")
         return left
@@ -117,7 +112,7 @@ class Flags:
     def overrides(self) -> dict[str, Any]:
         """Name -> value of every flag given that a grid could assign too."""
         return {
-            name: _as_static(self.values[name].value)
+            name: as_static(self.values[name].value)
             for name in self.types
             if self.values[name].present and not name.startswith("data.")
         }
@@ -153,13 +148,7 @@ class Flags:
         ]
         for group in (SWEEP, STATIC, NUMBERS, EXECUTION):
             lines += [f"{group[0].upper()}{group[1:]}:"]
-            for name in (name for name, own in self.groups.items() if own == group):
-                flag = self.values[name]
-                default = "" if flag.default in (None, [], False) else f" [{flag.default}]"
-                text = " ".join(flag.help.removesuffix("repeat this option to specify a list of values").split())
-                lines += textwrap.wrap(
-                    f"{text.rstrip(';')}{default}", 100, initial_indent=f"  --{name:24s} ", subsequent_indent=" " * 29
-                )
+            lines += help_lines(self.values, [name for name, own in self.groups.items() if own == group])
             lines.append("")
         return "\n".join(lines)
 
@@ -196,14 +185,8 @@ class Flags:
             if get_origin(hint) is tuple or hint is tuple
             else next((t for t in (bool, int, float, str) if t in (hint, *args)), str)
         )
-        define = {
-            bool: flags.DEFINE_boolean,
-            int: flags.DEFINE_integer,
-            float: flags.DEFINE_float,
-            tuple: flags.DEFINE_list,
-        }
         bounds = {"lower_bound": low} if low is not None and kind in (int, float) else {}
-        self._define(group, define.get(kind, flags.DEFINE_string), name, None, help_text, **bounds)
+        self._define(group, DEFINE[kind], name, None, help_text, **bounds)
         self.types[name] = kind
 
     def _parse_value(self, name: str, text: str) -> Any:
@@ -218,16 +201,6 @@ class Flags:
         except ValueError:
             pass
         raise UsageError(f"--sweep {name}: {text!r} is not of type {kind.__name__}.")
-
-
-def _as_static(value: Any) -> Any:
-    """Lists become tuples, of numbers where they hold numbers: specs are hashable."""
-    if not isinstance(value, list):
-        return value
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return tuple(map(kind, value))
-    return tuple(value)
 
 
 def _model_fields() -> dict[str, tuple[type, list[str]]]:

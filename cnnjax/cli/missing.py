@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax
 
 from cnnjax.cli import evidence, experiment
+from cnnjax.cli.experiment import default_data
+from cnnjax.cli.source import source_session, trained
 from cnnjax.data.catalog import DataConfig, describe
 from cnnjax.report import page
 from cnnjax.report.gallery import NOT_RUN
@@ -128,7 +130,7 @@ def _why(name: str, module: ModuleType, directory: Path, options: argparse.Names
     if not all(claim["current"] for claim in entry["claims"]):
         return "rules changed"
     data = configuration.get("spec", {}).get("data", {}).get("name")
-    if data not in (None, options.data or "digits"):
+    if data not in (None, options.data or default_data(module)):
         return f"data {data}"
     if options.seeds and len(configuration.get("seeds", ())) < options.seeds:
         return "fewer seeds"
@@ -137,11 +139,14 @@ def _why(name: str, module: ModuleType, directory: Path, options: argparse.Names
 
 def _session(name: str, module: ModuleType, directory: Path, options: argparse.Namespace) -> Session:
     """The sweep as the experiment's own command would plan it."""
-    preset, data = options.preset or "quick", DataConfig(options.data or "digits")
+    preset, data = options.preset or "quick", DataConfig(options.data or default_data(module))
+    workers = threads_here() if options.workers is None else options.workers
     spec, hyper, grid = (make(preset, data) for make in (module.spec, module.hyper, module.grid))
+    if hasattr(module, "source"):
+        source = source_session(name, module, preset, data, {}, Execution(workers=workers), directory)
+        grid = module.grid(preset, data, trained(source))
     seeds = range(options.seeds or module.SEEDS[preset])
     planned = plan(points(spec, hyper, grid, seeds), jax.default_backend())
-    workers = threads_here() if options.workers is None else options.workers
     description = {"experiment": name, "preset": preset, "configuration": {"preset": preset}}
     return Session(planned, Execution(workers=workers), directory, description)
 

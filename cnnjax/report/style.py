@@ -137,6 +137,14 @@ def intervals(samples: Sequence[list[float]]) -> tuple[np.ndarray, np.ndarray, n
     return means, lows, highs
 
 
+def dots(ax: "matplotlib.axes.Axes", place: float, values: list[float], colour: str) -> None:
+    """In a row at ``place`` of the y axis: a mean with its interval, and below it a faint dot for each value."""
+    if values:
+        ax.plot(values, place + np.linspace(0.18, 0.34, len(values)), "o", color=FAINT, alpha=0.5, markersize=3.5)
+        mean, low, high = np.clip(intervals([values]), 0, 1)
+        ax.errorbar(mean, [place], xerr=[mean - low, high - mean], fmt="o", color=colour, capsize=3.5)
+
+
 def mean_line(
     ax: "matplotlib.axes.Axes", samples: Mapping[Any, list[float]], look: Mapping[str, Any], **options: Any
 ) -> None:

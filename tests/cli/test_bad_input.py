@@ -50,6 +50,8 @@ def refused(unchecked, tmp_path, capsys, monkeypatch):
         (["--model.hidden=8"], ["field of model plain8_cifar 'hidden'", "Choices:", "width"]),
         (["--augment=flip,corp"], ["augmentation 'corp'", "Did you mean 'crop'"]),
         (["--optimizer=adm"], ["--optimizer=adm", "sgd|adam"]),
+        (["--frozen=stem,stage11"], ["frozen 'stage11'", "Did you mean 'stage1'"]),
+        (["--weights=/no/such/file"], ["weights=/no/such/file cannot be read", "Give the path of a file"]),
         (["--driver=fast"], ["--driver=fast", "auto|loop|scan"]),
         (["quick"], ["'quick'", "--name=value"]),
         # Types and ranges

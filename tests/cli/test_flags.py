@@ -68,6 +68,10 @@ def test_values_have_the_type_of_their_field():
     assert parsed("--augment=").overrides() == {"augment": ()}
     assert parsed("--milestones=5e-1").overrides() == {"milestones": (0.5,)}
     assert parsed("--nonesterov").overrides() == {"nesterov": False}
+    transfer = parsed("--frozen=stem,stage1", "--weights=net.safetensors", "--keep_weights", "--nocache_features")
+    assert transfer.overrides() == {
+        "frozen": ("stem", "stage1"), "weights": "net.safetensors", "keep_weights": True, "cache_features": False
+    }  # fmt: skip
 
 
 def test_data_flags_make_the_configuration():

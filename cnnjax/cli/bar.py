@@ -1,0 +1,44 @@
+"""A bar on the terminal for work that takes a while: how far, how fast, time left. Quiet elsewhere."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+Listener = Callable[[int, str], None]
+
+
+@contextmanager
+def bar(total: int, unit: str, console: Any = None) -> Iterator[Listener]:
+    """``listen(done, text)``: how much of ``total`` is done, and what is at work.
+
+    Args:
+      total: number of pieces of work.
+      unit: what a piece is called, such as "images".
+      console: a rich console; standard error by default, so that standard output holds results only.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True) if console is None else console
+    if not console.is_terminal:
+        yield lambda done, text: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=total, rate="")
+
+        def listen(done: int, text: str = "") -> None:
+            speed = progress.tasks[0].speed
+            rate = f"{speed:,.1f} {unit}/s" if speed else ""
+            progress.update(task, completed=done, description=text, rate=rate)
+
+        yield listen

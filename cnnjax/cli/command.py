@@ -1,0 +1,76 @@
+"""The networks of the package from the shell: what there is, what is in it, and what it says of pictures.
+
+  cnnjax SUBCOMMAND [arguments] [--flags]
+
+{subcommands}
+examples:
+  cnnjax models 'resnet*'
+  cnnjax summary vgg16 --image_size=224
+  cnnjax predict --model=resnet50 --weights=resnet50.pth cat.jpg dog.jpg
+  cnnjax evaluate --model=resnet50 --weights=resnet50.pth --data=folder:imagenet --split=valid
+  cnnjax convert resnet50.pth --model=resnet50 --to=resnet50.safetensors
+
+``cnnjax SUBCOMMAND --help`` lists a subcommand's flags. Experiments are run by ``python -m experiments``.
+
+exit codes: 0 done, 2 bad input (nothing is written), 130 interrupted
+"""
+
+import importlib
+import sys
+
+from cnnjax import __version__
+from cnnjax.cli.arguments import HELP, Arguments, help_lines
+
+SUBCOMMANDS = {
+    "models": "every network: year, parameters, multiply-adds, receptive field",
+    "summary": "one network, layer by layer",
+    "predict": "the likeliest classes of pictures",
+    "evaluate": "error and loss of weights on a dataset",
+    "convert": "weights from torchvision's and timm's files to our format, and back",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a subcommand and returns the exit code: 0, 2 for bad input, 130 when interrupted.
+
+    Args:
+      argv: arguments without the program's name; ``sys.argv`` by default.
+    """
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in HELP:
+        listed = "".join(f"  {name:10s} {text}\n" for name, text in SUBCOMMANDS.items())
+        print((__doc__ or "").format(subcommands=listed), end="")
+        return 0
+    if name == "--version":
+        print(__version__)
+        return 0
+    label = f"cnnjax {name}" if name in SUBCOMMANDS else "cnnjax"
+    try:
+        _run(name, rest)
+        return 0
+    except ValueError as error:
+        from cnnjax.typing import UsageError  # imports JAX, which help does not need
+
+        if not isinstance(error, UsageError):
+            raise
+        print(f"{label}: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{label}: stopped.", file=sys.stderr)
+        return 130
+
+
+def _run(name: str, argv: list[str]) -> None:
+    if name not in SUBCOMMANDS:
+        from cnnjax.typing import unknown
+
+        raise unknown("subcommand", name, SUBCOMMANDS)
+    module, arguments = importlib.import_module(f"cnnjax.cli.commands.{name}"), Arguments()
+    settings = [argument for argument in argv if argument not in HELP]
+    module.define(arguments, settings)
+    if settings == argv:
+        arguments.parse(argv)
+        module.run(arguments)
+        return
+    flags = help_lines(arguments.values, arguments.names)
+    print("\n".join([(module.__doc__ or "").strip(), "", "flags, with their defaults in [brackets]:", *flags]))

@@ -1,0 +1,87 @@
+"""A trained network on images: prepared by threads, computed in batches of one size."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnnjax.typing import UsageError
+from cnnjax.weights import Preprocessing
+
+Prepare = Callable[[int], np.ndarray]  # number of an image -> (H, W, C) float32
+
+
+def opened(path: Path) -> Any:
+    """The image of a file, its header read.
+
+    Raises:
+      UsageError: it is no image, or there is none.
+    """
+    from PIL import Image
+
+    try:
+        return Image.open(path)
+    except Exception as error:  # Pillow's are of many types
+        reason = "it is no image that Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else error
+        raise UsageError(f"{path} cannot be read: {reason}.") from error
+
+
+def prepare_file(path: Path, preprocessing: Preprocessing) -> np.ndarray:
+    """The image of a file as the network takes it, (H, W, C).
+
+    Raises:
+      UsageError: it cannot be read.
+    """
+    with opened(path) as image:
+        return preprocessing.apply(image)
+
+
+def batches(prepare: Prepare, count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """(images (size, H, W, C), how many of them count); the last image is repeated where a batch is not full.
+
+    The next batch is prepared while one is in use.
+    """
+    pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
+    try:
+        waiting = [pool.submit(prepare, example) for example in range(min(size, count))]
+        for start in range(size, count + size, size):
+            ready, waiting = waiting, [pool.submit(prepare, n) for n in range(start, min(start + size, count))]
+            images = [future.result() for future in ready]
+            yield np.stack(images + images[-1:] * (size - len(images))), len(images)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def compiled(compute: Callable[..., Any], *arguments: Any) -> Callable[..., Any]:
+    """``compute`` for arguments of these shapes."""
+    return jax.jit(compute).lower(*arguments).compile()
+
+
+def probabilities(
+    model: Any, variables: Any, prepare: Prepare, count: int, shape: Sequence[int], listen: Callable[[int, str], None]
+) -> np.ndarray:
+    """Class probabilities (N, classes) of the softmax, in evaluation mode.
+
+    Args:
+      model: the network.
+      variables: its arrays.
+      prepare: makes image number i, of ``shape``.
+      count: number of images.
+      shape: (H, W, C).
+      listen: called with the number of images done.
+    """
+    size = min(count, 16)
+    compute = compiled(
+        lambda v, x: jax.nn.softmax(model.apply(v, x)[0].astype(jnp.float32)),
+        variables, jax.ShapeDtypeStruct((size, *shape), jnp.float32),
+    )  # fmt: skip
+    variables, found = jax.device_put(variables), []
+    for images, valid in batches(prepare, count, size):
+        found.append(np.asarray(compute(variables, images))[:valid])
+        listen(sum(map(len, found)), "")
+    return np.concatenate(found)

@@ -1,0 +1,47 @@
+"""How the command's tables are printed, and how sizes are written in them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+UNBOUNDED = 10_000  # columns of what is no terminal
+
+
+def show(*parts: Any, console: Any = None) -> None:
+    """Prints texts and rich's tables: on a terminal with lines, elsewhere as plain columns two spaces apart.
+
+    A table that is too wide for the terminal loses its vertical lines before it loses letters.
+
+    Args:
+      parts: one below the other.
+      console: of rich; by default on standard output.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console() if console is None else console
+    if not console.is_terminal:
+        console.width = UNBOUNDED
+    for part in parts:
+        if isinstance(part, Table) and not console.is_terminal:
+            part.box = None
+        elif isinstance(part, Table) and _width(console, part) > console.width:
+            part.box = box.SIMPLE_HEAD
+        if isinstance(part, Table) and part.box in (None, box.SIMPLE_HEAD):
+            part.show_edge, part.pad_edge, part.padding = False, False, (0, 2 if part.box is None else 1, 0, 0)
+        console.print(part, highlight=False)
+
+
+def _width(console: Any, table: Any) -> int:
+    """Columns that a table needs, lines included."""
+    return console.measure(table, options=console.options.update(max_width=UNBOUNDED)).maximum
+
+
+def sides(shape: Sequence[int]) -> str:
+    """A shape as ``32x32x3``."""
+    return "x".join(map(str, shape))
+
+
+def square(lengths: Sequence[int]) -> str:
+    """Rows and columns: one number where they are equal."""
+    return str(lengths[0]) if len(set(lengths)) == 1 else sides(lengths)

@@ -1,0 +1,251 @@
+"""The command ``cnnjax``: its help, what it refuses, and the subcommands about networks without weights."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cnnjax import __version__, analysis, models
+from cnnjax.cli import census
+from cnnjax.cli.bar import bar
+from cnnjax.cli.command import SUBCOMMANDS, main
+from cnnjax.cli.commands.models import table_of
+from cnnjax.cli.tables import show
+from tests.fixtures.command import refused, rows_of, run
+
+__all__ = ["refused", "run"]
+
+ROOT = Path(__file__).parents[2]
+
+
+# The command itself
+
+
+def test_help_lists_the_subcommands_and_their_flags(run):
+    text = run("--help")
+    assert text == run() == run("-h")
+    assert all(f"  {name} " in text and f"cnnjax {name} " in text for name in SUBCOMMANDS)
+    for name in SUBCOMMANDS:
+        shown = run(name, "--help")
+        assert f"  cnnjax {name} " in shown
+        assert "examples:\n" in shown
+        assert all(len(line) <= 120 for line in shown.splitlines())
+    assert "--batch_size               images computed at once [64]\n" in run("evaluate", "--help")
+    assert run("--version") == f"{__version__}\n"
+
+
+def test_help_of_a_network_lists_its_fields(run):
+    assert "--model.padding            field of lenet5 [VALID]\n" in run("summary", "lenet5", "--help")
+    assert "--model.hidden             field of mlp [100]\n" in run("predict", "--model=mlp", "--help")
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["summary", "--help"], ["evaluate", "--help"]], ids=" ".join)
+def test_help_imports_nothing_slow(argv):
+    script = f"import sys\nfrom cnnjax.cli.command import main\nmain({argv!r})\nassert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_the_module_is_the_command_and_its_exit_code_is_the_process_s():
+    done = subprocess.run([sys.executable, "-m", "cnnjax", "modls"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("cnnjax: Unknown subcommand 'modls'. Did you mean 'models'? Choices: convert, ")
+
+
+def test_an_interruption_ends_with_130(monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(census, "census", interrupt)
+    assert main(["models"]) == 130
+    assert capsys.readouterr() == ("", "cnnjax models: stopped.\n")
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["models", "resnet21"], ["model 'resnet21'", "Did you mean 'resnet"]),
+        (["models", "z*"], ["model 'z*'", "lenet5"]),
+        (["models", "lenet5", "mlp"], ["'mlp'", "--name=value"]),
+        (["models", "--jsn"], ["flag '--jsn'", "Did you mean '--json'"]),
+        (["summary"], ["Name a network"]),
+        (["summary", "lenet6"], ["model 'lenet6'", "Did you mean 'lenet5'"]),
+        (["summary", "lenet6", "--help"], ["Did you mean 'lenet5'"]),
+        (["summary", "lenet5", "--paddin=SAME"], ["Did you mean '--model.padding'"]),
+        (["summary", "lenet5", "--padding=same"], ["'same'", "SAME or VALID"]),
+        (["summary", "lenet5", "--num_classes=ten"], ["num_classes=ten"]),
+        (["summary", "lenet5", "--image_size=4"], ["at least 16x16", "--image_size=16"]),
+        (["summary", "lenet5", "--image_size=0"], ["--image_size=0", "positive"]),
+        (["summary", "lenet5", "--depth=-1"], ["--depth=-1", "non-negative"]),
+        (["predict", "x.png"], ["--weights=FILE"]),
+        (["predict", "--weights=x.safetensors"], ["at least one image"]),
+        (["predict", "--model=lenet6"], ["Did you mean 'lenet5'"]),
+        (["predict", "--top=0"], ["--top=0", "positive"]),
+        (["evaluate", "--data=digits"], ["--weights=FILE"]),
+        (["evaluate", "--weights=x.safetensors"], ["--data=folder:DIR"]),
+        (["evaluate", "--split=tst"], ["--split=tst", "train|valid|test|all"]),
+        (["evaluate", "digits"], ["'digits'", "--name=value"]),
+        (["convert"], ["Name the file"]),
+        (["convert", "x.pth"], ["--to=OUT.safetensors"]),
+        (["convert", "x.pth", "--to=x.pth"], ["--to=OUT.safetensors", "'x.pth'"]),
+        (["convert", "x.pth", "--format=keras"], ["--format=keras", "cnnjax|torchvision|timm"]),
+        (["convert", "x.pth", "--to=/no/such/x.safetensors"], ["/no/such"]),
+    ],
+    ids=lambda value: " ".join(value) if value[0] in SUBCOMMANDS else "",
+)  # fmt: skip
+def test_bad_arguments_are_refused(refused, argv, parts):
+    message = refused(*argv)
+    for part in parts:
+        assert part in message
+
+
+# models
+
+
+@pytest.fixture
+def counts(tmp_path, monkeypatch):
+    """The cache of the counts is empty; the list of what is counted."""
+    monkeypatch.setenv("CNNJAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(census, "PUBLISHED", tmp_path / "none.json")
+    counted, count = [], census.count
+    monkeypatch.setattr(census, "count", lambda name: counted.append(name) or count(name))
+    return counted
+
+
+def test_models_prints_what_there_is(run, counts):
+    rows = rows_of(run("models", "lenet5"))
+    assert rows["lenet5"] == ["1998", "32x32x1", "61,706", "416,520", "16 / 4"]
+    assert "no map" in run("models", "m?p")
+
+
+def test_models_as_json_has_the_numbers_of_the_analyses(run, counts):
+    rows = json.loads(run("models", "lenet5*", "--json"))
+    assert [row["name"] for row in rows] == [name for name in models.MODELS if name.startswith("lenet5")]
+    row = rows[0]
+    model, shape = models.create("lenet5"), models.MODELS["lenet5"].image_shape
+    field = analysis.receptive_fields(model, shape)["pool2"]
+    assert row == {
+        "name": "lenet5", "year": 1998, "image_shape": [32, 32, 1], "parameters": models.count_parameters("lenet5"),
+        "multiply_adds": analysis.multiply_adds(model, shape),
+        "receptive_field": {
+            "endpoint": "pool2", "size": list(field.size), "stride": list(field.stride), "start": list(field.start),
+            "whole_image": False,
+        },
+    }  # fmt: skip
+
+
+def test_counts_are_kept_until_the_source_changes(run, counts, monkeypatch):
+    first = run("models", "lenet5*", "--json")
+    assert counts == [name for name in models.MODELS if name.startswith("lenet5")]
+    assert run("models", "lenet5*", "--json") == first
+    run("models", "mlp")
+    assert counts[-1] == "mlp"
+    assert len(counts) == len(set(counts))
+    monkeypatch.setattr(census, "source_digest", lambda: "another")
+    assert run("models", "lenet5*", "--json") == first
+    assert counts.count("lenet5") == 2
+
+
+def test_published_counts_hold_for_their_source_only(run, counts, monkeypatch, tmp_path):
+    row = {"name": "mlp", "year": 1, "image_shape": [2, 2, 3], "parameters": 4, "multiply_adds": 5,
+           "receptive_field": None}  # fmt: skip
+    monkeypatch.setattr(census, "PUBLISHED", tmp_path / "published.json")
+    census.PUBLISHED.write_text(json.dumps({"source": census.source_digest(), "rows": {"mlp": row}}))
+    assert json.loads(run("models", "mlp", "--json")) == [row]
+    assert counts == []
+    monkeypatch.setattr(census, "source_digest", lambda: "another")
+    assert json.loads(run("models", "mlp", "--json"))[0]["parameters"] > 4
+    assert counts == ["mlp"]
+
+
+def test_damaged_counts_are_made_anew(run, counts):
+    first = run("models", "mlp", "--json")
+    census.place().write_text('{"source": ')
+    assert run("models", "mlp", "--json") == first
+    assert counts == ["mlp", "mlp"]
+    assert [path.name for path in census.place().parent.iterdir()] == ["census.json"]
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(run, counts, monkeypatch, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    assert json.loads(run("models", "mlp", "--json"))[0]["name"] == "mlp"
+
+
+def test_counts_made_before_an_interruption_stay(counts, monkeypatch):
+    count = census.count
+
+    def interrupted(name):
+        if name == "mlp":
+            raise KeyboardInterrupt
+        return count(name)
+
+    monkeypatch.setattr(census, "count", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        census.census(["lenet5", "mlp"], lambda done, text: None)
+    assert set(json.loads(census.place().read_text())["rows"]) == {"lenet5"}
+
+
+# summary
+
+
+def test_summary_shows_layers_fields_and_totals(run):
+    text = run("summary", "lenet5")
+    assert text.startswith("lenet5 on 32x32x1\n")
+    rows = rows_of(text)
+    assert rows["conv1"][:4] == ["Conv", "28x28x6", "156", "117,600"]
+    assert rows["all"] == ["61,706", "416,520"]
+    assert rows["pool2"] == ["16", "4", "0"]  # an endpoint that is no layer
+    assert "\n  padding = VALID\n" in text
+    assert "\n  dtype = float32" in text
+
+
+def test_summary_of_another_size_and_other_fields(run):
+    text = run("summary", "--norm=group", "--image_size", "20", "--model.num_classes=3", "lenet5")
+    assert text.startswith("lenet5 on 20x20x1\n")
+    assert rows_of(text)["head"][2] == "255"
+    assert "\n  norm = group\n" in text
+
+
+def test_depth_is_that_of_the_table_where_a_field_has_its_name(run):
+    text = run("summary", "resnet20_cifar", "--depth=1", "--model.depth=8", "--image_size=8")
+    assert "\n  depth = 8\n" in text
+    assert "stage2_first" in rows_of(text)
+    assert "stage2_first/conv1" in rows_of(run("summary", "resnet8_cifar", "--image_size=8"))
+
+
+# Tables and progress
+
+
+def test_a_table_too_wide_for_the_terminal_loses_its_lines_before_its_letters():
+    rows = [{
+        "name": "x" * 18, "year": 2019, "image_shape": [600, 600, 3], "parameters": 138_357_544,
+        "multiply_adds": 37_745_884_192,
+        "receptive_field": {"size": [5597] * 2, "stride": [32] * 2, "whole_image": False},
+    }]  # fmt: skip
+    for width, lined in ((120, True), (80, False)):
+        out = io.StringIO()
+        show(table_of(rows), console=Console(file=out, force_terminal=True, width=width))
+        assert ("│" in out.getvalue()) == lined
+        assert all(text in out.getvalue() for text in ("x" * 18, "138,357,544", "37,745,884,192", "5597 / 32", "year"))
+        assert "…" not in out.getvalue()
+
+
+def test_elsewhere_tables_are_plain_columns(run):
+    text = run("summary", "lenet5")
+    assert text.isascii()
+    assert "\nconv1   Conv    28x28x6 " in text
+
+
+def test_progress_is_shown_on_a_terminal_only():
+    out = io.StringIO()
+    with bar(4, "images", Console(file=out)) as listen:
+        listen(2, "decoding")
+    assert out.getvalue() == ""
+    with bar(4, "images", Console(file=out, force_terminal=True, width=100)) as listen:
+        listen(2, "decoding")
+        listen(4, "decoding")
+    shown = out.getvalue()
+    assert all(part in shown for part in ("decoding", "4/4", "images", "left"))
