@@ -147,6 +147,7 @@ def _counts(measured: Sequence[Row], what: str) -> dict[bool, float]:
 def verdict(rows: list[dict], measured: list[dict]) -> list[claims.Verdict]:
     """The counts, and reduced less naive, seed by seed."""
     branch = _counts(measured, "branch")
+    factors = [branch[False] / branch[True]] if branch else []
     reduced, naive = (
         claims.by_seed(rows, "test_error", {"model.reduction": reduction}, diverged=claims.chance(rows))
         for reduction in (True, False)
@@ -154,8 +155,8 @@ def verdict(rows: list[dict], measured: list[dict]) -> list[claims.Verdict]:
     return claims.judge(
         CLAIMS,
         {
-            "lecture-example": [branch[reduction] - count for reduction, count in LECTURE.items()],
-            "ten-times-cheaper": [branch[False] / branch[True] - 10],
+            "lecture-example": [count - LECTURE[reduction] for reduction, count in branch.items()],
+            "ten-times-cheaper": [factor - 10 for factor in factors],
             "accuracy-unhurt": claims.contrast([reduced], [naive]),
         },
     )
@@ -164,7 +165,7 @@ def verdict(rows: list[dict], measured: list[dict]) -> list[claims.Verdict]:
 def draw(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured: Sequence[Row]) -> None:
     """Multiply-adds, test errors, and differences of test errors beside the margin."""
     style.resize(figure, 3.4)
-    left, middle, right = figure.subplots(1, 3)
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1.5, 1, 1))
     done = [row for row in rows if row["status"] == "done"]
     errors = {
         reduction: {
@@ -174,18 +175,15 @@ def draw(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured: Sequ
         }
         for reduction in LECTURE
     }
-    labels = []
-    for place, (what, label) in enumerate((("branch", "5x5 branch"), ("googlenet", "GoogLeNet"))):
-        counts = _counts(measured, what)
-        for offset, reduction in ((-0.2, False), (0.2, True)):
-            left.barh(place + offset, counts[reduction], color=style.COLOURS[int(reduction)], height=0.36)
-            left.text(counts[reduction] * 1.15, place + offset, f"{counts[reduction] / 1e6:,.1f} M", va="center")
-        labels.append(label)
-    left.set_yticks(range(2), labels)
-    left.set_xscale("log")
-    left.set_xlim(1e6, 1e12)
+    counts = [_counts(measured, what) for what in ("branch", "googlenet")]
+    for place, count in enumerate(counts):
+        share = count[True] / count[False]
+        left.barh(place, share, color=style.COLOURS[0], height=0.5)
+        left.text(share + 0.02, place, f"{count[True] / 1e6:,.1f} M of {count[False] / 1e6:,.1f} M", va="center")
+    left.set_yticks(range(2), ["5x5 branch", "GoogLeNet"])
     left.set_ylim(1.6, -0.6)
-    left.set_xlabel("multiply-adds")
+    left.set_xlim(0, 1)
+    left.set_xlabel("multiply-adds, share")
     for place, reduction in enumerate(errors):
         style.dots(middle, place, list(errors[reduction].values()), style.COLOURS[place])
     middle.set_yticks(range(2), [LOOK[reduction] for reduction in errors])
@@ -210,8 +208,8 @@ FIGURES = (
         "bottleneck",
         "Blocks with and without 1x1 reductions",
         draw,
-        "Bars are counted, naive above reduced. Dots are means over seeds with 95 % intervals, small grey ones single "
-        "seeds. On the right are differences of test errors; the band is the margin.",
+        "Bars are counted: what reduced blocks cost of the naive ones. Dots are means over seeds with 95 % intervals, "
+        "small grey ones single seeds. On the right are differences of test errors; the band is the margin.",
     ),
 )
 

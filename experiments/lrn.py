@@ -166,7 +166,7 @@ def draw(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured: Sequ
     right.errorbar(mean, [0], xerr=[mean - low, high - mean], fmt="D", color=style.COLOURS[1], capsize=4)
     right.set_ylim(0.9, -0.4)
     right.set_yticks([])
-    right.set_xlabel("A-LRN less A, test error (fraction); the band is the margin")
+    right.set_xlabel("A-LRN less A (fraction)")
     for ax in (left, right):
         ax.grid(visible=False, axis="y")
 
@@ -176,7 +176,8 @@ FIGURES = (
         "errors",
         "Test error with and without local response normalisation",
         draw,
-        "Means over seeds with 95 % intervals; small grey dots are single seeds.",
+        "Means over seeds with 95 % intervals; small grey dots are single seeds. On the right are differences of test "
+        "errors; the band is the margin.",
     ),
     Curves("train_loss", hue="model.lrn", title="Training loss"),
 )

@@ -16,7 +16,8 @@ learnt from a few to all of its pictures, in four ways: *scratch*, random weight
 weights nor the statistics of their batch normalisation. Where only the head trains, the features are computed once.
 
 There is one source net for all runs, so verdicts are about the transfer from it; seeds vary the target's head, the
-choice of pictures and their order.
+choice of pictures and their order. All ways train for the same number of steps, in which *scratch* learns its few
+pictures by heart and is far from done with many.
 
 Quick trains ResNet-8 of width 16 on 8,192 shapes of 16x16 pixels for 1,200 steps, then 4 ways, 5 numbers of pictures
 and 6 seeds for 100 steps each: about five minutes on two CPU cores. The embedded digits are too few to learn features
