@@ -21,9 +21,9 @@ def test_lenet5_layer_by_layer():
     assert [(layer.name, layer.kind, layer.output, layer.parameters, layer.multiply_adds) for layer in layers] == [
         ("conv1", "Conv", (28, 28, 6), 156, 117_600),
         ("conv2", "Conv", (10, 10, 16), 2_416, 240_000),
-        ("dense1", "Dense", (120,), 48_120, 48_000),
-        ("dense2", "Dense", (84,), 10_164, 10_080),
-        ("head", "Dense", (10,), 850, 840),
+        ("dense1", "Dense", (1, 1, 120), 48_120, 48_000),
+        ("dense2", "Dense", (1, 1, 84), 10_164, 10_080),
+        ("head", "Dense", (1, 1, 10), 850, 840),
     ]
 
 
