@@ -13,7 +13,7 @@ Two nets of the same blocks and the same output channels: *naive*, and *reduced*
 
 Counted, not trained: the lecture's branch with and without reduction, and the whole of GoogLeNet.
 
-Quick trains blocks 3a and 4b at a quarter of their width on 8x8 digits for 200 steps with 16 seeds: about two minutes
+Quick trains blocks 3a and 4b at a quarter of their width on 8x8 digits for 200 steps with 16 seeds: about a minute
 on two CPU cores. The narrowest reduction has four channels there. (A pilot at an eighth of the width, where it has two,
 on 16x16 pixels: 0.025 test error with reductions and 0.012 without.) On other data quick is the same on 4,096 pictures
 at 16x16 for 400 steps. Paper trains all blocks at half their width with flips and crops for 20,000 steps and needs an

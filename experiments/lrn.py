@@ -13,7 +13,7 @@ The same comparison, scaled down: nets with the convolutions of A, with and with
 the first of them, from the same weights, on the same batches.
 
 Quick enlarges the digits to 16x16 and trains the first three stages of A at an eighth of its width for 150 steps with
-16 seeds: about a minute on two CPU cores. On other data quick is the same net, twice as wide, on 4,096 pictures at
+16 seeds: less than a minute on two CPU cores. On other data quick is the same net, twice as wide, on 4,096 pictures at
 16x16 for 600 steps. Paper trains all five stages with crops and flips for 20,000 steps and needs an accelerator.
 
 Without training, it is checked that the two nets have the same parameters, and that the layer is what its formula says.

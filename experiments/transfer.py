@@ -20,7 +20,7 @@ choice of pictures and their order. All ways train for the same number of steps,
 pictures by heart and is far from done with many.
 
 Quick trains ResNet-8 of width 16 on 8,192 shapes of 16x16 pixels for 1,200 steps, then 4 ways, 5 numbers of pictures
-and 6 seeds for 100 steps each: about five minutes on two CPU cores. The embedded digits are too few to learn features
+and 6 seeds for 100 steps each: about three minutes on two CPU cores. The embedded digits are too few to learn features
 from: five of them are a source that teaches little. On other data the same is done with up to 8,192 of its pictures for
 the source and 300 steps for the targets. Paper trains ResNet-20 for 20,000 steps on the source and 5,000 on the
 targets, with crops and flips, and needs an accelerator.
