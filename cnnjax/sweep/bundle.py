@@ -15,6 +15,7 @@ from cnnjax.data.feed import Mode
 from cnnjax.sweep.plan import Bundle, Point
 from cnnjax.sweep.store import Row, Store, encoded
 from cnnjax.train.pretrained import sha256
+from cnnjax.train.program import compiler_options
 from cnnjax.train.run import CHECKPOINT_SECONDS, train
 from cnnjax.train.spec import Spec, digest, normalization, to_json
 from cnnjax.typing import UsageError
@@ -39,6 +40,7 @@ def signature(bundle: Bundle, threads: int, platform: str, device_kind: str) -> 
         "device_kind": device_kind,
         "device_count": 1,
         "threads": threads if platform == "cpu" else 0,
+        "compiler": ", ".join(f"{name}={value}" for name, value in (compiler_options() or {}).items()),
         **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
         **_weights(bundle),
     }
