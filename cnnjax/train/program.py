@@ -173,13 +173,15 @@ def program(spec: Spec, info: Info, driver: Driver) -> Program:
 def compiler_options(runs_once: bool = False) -> dict[str, Any] | None:
     """What XLA is told on the CPU to compile faster, as far as this version of it knows the options.
 
-    Its older emitters of fused loops compile a third faster than the newer ones, and LLVM's second level of
-    optimisation a sixth faster than its third, to code as fast. What runs once need not be optimised.
+    Its older emitters of fused loops compile a third faster than the newer ones, to code as fast. What runs
+    once need not be optimised. (Level 2 for the rest compiles a sixth faster, to code as fast; it would change the last
+    bits of all weights ever trained, and so the committed evidence.)
     """
     if jax.default_backend() != "cpu":
         return None
-    level = 0 if runs_once else 2
-    options = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": level}
+    options: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
+    if runs_once:
+        options["xla_backend_optimization_level"] = 0
     try:
         jax.jit(lambda: jnp.zeros(()), compiler_options=options)()
     except jax.errors.JaxRuntimeError:  # options come and go
