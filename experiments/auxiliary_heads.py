@@ -18,6 +18,7 @@ minutes on two CPU cores. On other data quick is the same on 4,096 pictures at 1
 their width with flips and crops for 20,000 steps and needs an accelerator.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -139,23 +140,17 @@ def draw(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured: Sequ
     }
     for place, metric in enumerate(OUTPUTS):
         style.dots(axes[0], place, [found[metric] for found in metrics[WEIGHTS[1]]], style.COLOURS[1])
-    axes[0].set_yticks(range(len(OUTPUTS)), list(OUTPUTS.values()))
-    axes[0].set_title("outputs")
-    for place, weight in enumerate(WEIGHTS):
-        members = metrics[weight]
+    for place, members in enumerate(metrics.values()):
         style.dots(axes[1], place, [found["test_error"] for found in members], style.COLOURS[place])
         gaps = [found["test_loss"] - found["train_loss"] for found in members]
-        style.dots(axes[2], place, gaps, style.COLOURS[place])
-    for ax, title in ((axes[1], "at the end"), (axes[2], "gap")):
-        ax.set_yticks(range(len(WEIGHTS)), [f"weight {weight:g}" for weight in WEIGHTS])
+        style.dots(axes[2], place, gaps, style.COLOURS[place], limits=(-math.inf, math.inf))
+    weights = [f"weight {weight:g}" for weight in WEIGHTS]
+    style.name_rows(axes[0], list(OUTPUTS.values()), "test error (fraction)")
+    style.name_rows(axes[1], weights, "test error (fraction)")
+    style.name_rows(axes[2], weights, "test loss less training loss")
+    for ax, title in zip(axes, ("outputs", "at the end", "gap"), strict=True):
         ax.set_title(title)
-    for ax, label in zip(
-        axes, ("test error (fraction)", "test error (fraction)", "test loss less training loss"), strict=True
-    ):
-        ax.set_ylim(len(ax.get_yticks()) - 0.4, -0.6)
-        ax.set_xlim(left=0)
-        ax.set_xlabel(label)
-        ax.grid(visible=False, axis="y")
+        ax.set_xlim(left=min(0, ax.get_xlim()[0]) if title == "gap" else 0)
 
 
 FIGURES = (

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 
 from cnnjax import claims, cli, models
 from cnnjax.analysis import multiply_adds
@@ -180,27 +179,14 @@ def draw(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured: Sequ
         share = count[True] / count[False]
         left.barh(place, share, color=style.COLOURS[0], height=0.5)
         left.text(share + 0.02, place, f"{count[True] / 1e6:,.1f} M of {count[False] / 1e6:,.1f} M", va="center")
-    left.set_yticks(range(2), ["5x5 branch", "GoogLeNet"])
-    left.set_ylim(1.6, -0.6)
+    style.name_rows(left, ("5x5 branch", "GoogLeNet"), "multiply-adds, share")
     left.set_xlim(0, 1)
-    left.set_xlabel("multiply-adds, share")
     for place, reduction in enumerate(errors):
         style.dots(middle, place, list(errors[reduction].values()), style.COLOURS[place])
-    middle.set_yticks(range(2), [LOOK[reduction] for reduction in errors])
-    middle.set_ylim(1.6, -0.6)
+    style.name_rows(middle, [LOOK[reduction] for reduction in errors], "test error (fraction)")
     middle.set_xlim(left=0)
-    middle.set_xlabel("test error (fraction)")
-    margin = CLAIMS[-1].margin
     differences = claims.contrast([errors[True]], [errors[False]])
-    right.axvspan(-margin, margin, color=style.COLOURS[2], **style.BAND)
-    right.plot(differences, np.linspace(0.2, 0.6, len(differences)), "o", color=style.FAINT, alpha=0.6, markersize=4)
-    mean, low, high = style.intervals([differences])
-    right.errorbar(mean, [0], xerr=[mean - low, high - mean], fmt="D", color=style.COLOURS[1], capsize=4)
-    right.set_ylim(0.9, -0.4)
-    right.set_yticks([])
-    right.set_xlabel("reduced less naive")
-    for ax in (left, middle, right):
-        ax.grid(visible=False, axis="y")
+    style.differences(right, differences, CLAIMS[-1].margin, "reduced less naive")
 
 
 FIGURES = (

@@ -208,13 +208,9 @@ def draw(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured: Sequ
         style.dots(left, place, values, colour)
         right.barh(place, costs[net] / costs["base"], color=colour, height=0.55)
         right.text(costs[net] / costs["base"] + 0.05, place, f"{costs[net] / costs['base']:.2f}", va="center")
-    left.set_yticks(range(len(NETS)), NETS)
-    left.set_ylim(len(NETS) - 0.4, -0.6)
-    left.set_xlim(left=0)
-    left.set_xlabel("test error (fraction)")
-    right.set_xlabel("multiply-adds, of the base net's")
-    for ax in (left, right):
-        ax.grid(visible=False, axis="y")
+    for ax, label in ((left, "test error (fraction)"), (right, "multiply-adds, of the base net's")):
+        style.name_rows(ax, NETS, label)
+        ax.set_xlim(left=0)
 
 
 FIGURES = (

@@ -154,21 +154,10 @@ def draw(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured: Sequ
     }
     for place, lrn in enumerate(errors):
         style.dots(left, place, list(errors[lrn].values()), style.COLOURS[place])
-    left.set_yticks((0, 1), ["A", "A-LRN"])
-    left.set_ylim(1.6, -0.6)
+    style.name_rows(left, ("A", "A-LRN"), "test error (fraction)")
     left.set_xlim(left=0)
-    left.set_xlabel("test error (fraction)")
-    margin = CLAIMS[-1].margin
     differences = claims.contrast([errors[True]], [errors[False]])
-    right.axvspan(-margin, margin, color=style.COLOURS[2], **style.BAND)
-    right.plot(differences, np.linspace(0.2, 0.6, len(differences)), "o", color=style.FAINT, alpha=0.6, markersize=4)
-    mean, low, high = style.intervals([differences])
-    right.errorbar(mean, [0], xerr=[mean - low, high - mean], fmt="D", color=style.COLOURS[1], capsize=4)
-    right.set_ylim(0.9, -0.4)
-    right.set_yticks([])
-    right.set_xlabel("A-LRN less A (fraction)")
-    for ax in (left, right):
-        ax.grid(visible=False, axis="y")
+    style.differences(right, differences, CLAIMS[-1].margin, "A-LRN less A (fraction)")
 
 
 FIGURES = (

@@ -262,11 +262,8 @@ def draw_cost(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured:
     ax.plot(sorted(ratios)[len(ratios) // 2], len(counted), "D", color=style.COLOURS[1], markersize=8)
     at = timed[0]["assignment"]
     labels.append(f"time: {at['channels']} channels, 3x3, {at['timed_side']}x{at['timed_side']} pixels")
-    ax.set_yticks(range(len(labels)), labels)
-    ax.set_ylim(len(labels) - 0.4, -0.6)
+    style.name_rows(ax, labels, "share of a full convolution's")
     ax.set_xlim(left=0)
-    ax.set_xlabel("share of a full convolution's")
-    ax.grid(visible=False, axis="y")
 
 
 def draw_errors(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured: Sequence[Row]) -> None:
@@ -277,11 +274,9 @@ def draw_errors(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measure
     for place, net in enumerate(NETS):
         values = [row["metrics"]["test_error"] for row in done if name_of(row["assignment"], rows) == net]
         style.dots(ax, place, values, style.COLOURS[place])
-    ax.set_yticks(range(len(NETS)), ["full", "separable, as many channels", "separable, as many multiply-adds"])
-    ax.set_ylim(len(NETS) - 0.4, -0.6)
+    names = ("full", "separable, as many channels", "separable, as many multiply-adds")
+    style.name_rows(ax, names, "test error (fraction)")
     ax.set_xlim(left=0)
-    ax.set_xlabel("test error (fraction)")
-    ax.grid(visible=False, axis="y")
 
 
 FIGURES = (

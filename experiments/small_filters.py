@@ -270,12 +270,9 @@ def draw_chains(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measure
         costs.barh(place, weights, color=colour, height=0.55)
         costs.text(weights + 1, place, f"{weights:g} C²", va="center")
     for ax, text in ((errors, "test error (fraction)"), (costs, "weights over C²")):
-        ax.set_xlabel(text)
+        style.name_rows(ax, list(names.values()), text)
         ax.set_xlim(left=0)
-        ax.grid(visible=False, axis="y")
     costs.set_xlim(0, 60)
-    errors.set_yticks(range(len(names)), list(names.values()))
-    errors.set_ylim(len(names) - 0.4, -0.6)
 
 
 def draw_depths(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured: Sequence[Row]) -> None:

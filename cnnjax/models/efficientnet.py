@@ -14,8 +14,9 @@ from jaxtyping import Array, Float
 
 from cnnjax.models import choices
 from cnnjax.models.entry import Entry
-from cnnjax.models.mobilenet import InvertedResidual, check_multiplier, make_divisible, stage_prefixes
-from cnnjax.models.parts import ConvNorm, check_positive, parts, pooled_head
+from cnnjax.models.mobilenet import InvertedResidual, make_divisible
+from cnnjax.models.parts import ConvNorm, check_multiplier, parts, pooled_head
+from cnnjax.models.stages import stage_prefixes
 from cnnjax.typing import Images, Logits, UsageError, unknown
 
 PADDINGS = {"half": None, "SAME": "SAME"}
@@ -137,7 +138,6 @@ class EfficientNet(nn.Module):
         choices.check(self)
         if not self.stages or not all(len(stage) == 5 and min(stage) >= 1 for stage in self.stages):
             raise UsageError(f"stages must hold five positive whole numbers each, not {self.stages}.")
-        check_positive(num_classes=self.num_classes)
         if self.padding not in PADDINGS:
             raise unknown("padding", self.padding, PADDINGS)
         if not 0 <= self.stochastic_depth < 1:

@@ -15,8 +15,7 @@ from jaxtyping import Array, Float
 from cnnjax.models import choices
 from cnnjax.models.branches import Block, Branch, Layer, auxiliary_pool, scaled
 from cnnjax.models.entry import Entry
-from cnnjax.models.mobilenet import check_multiplier
-from cnnjax.models.parts import ConvNorm, Parts, parts, pooled_head
+from cnnjax.models.parts import ConvNorm, Parts, check_multiplier, parts, pooled_head
 from cnnjax.nn import Dropout, initializer
 from cnnjax.ops.lrn import local_response_norm
 from cnnjax.ops.pool import adaptive_average_pool, ceil_padding, max_pool

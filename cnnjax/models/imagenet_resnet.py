@@ -16,7 +16,8 @@ from jaxtyping import Array, Float
 from cnnjax.models import choices
 from cnnjax.models.entry import Entry
 from cnnjax.models.parts import ConvNorm, Parts, check_positive, parts, pooled_head
-from cnnjax.models.resnet import padded_identity, repeat, sow_response, stack_blocks, stage_prefixes, unstack_blocks
+from cnnjax.models.resnet import padded_identity, repeat, sow_response, stack_blocks, unstack_blocks
+from cnnjax.models.stages import stage_prefixes
 from cnnjax.ops.conv import Pair
 from cnnjax.ops.pool import max_pool
 from cnnjax.typing import Images, Logits, UsageError, unknown
@@ -127,9 +128,7 @@ class ResNet(nn.Module):
                 raise unknown(field, str(getattr(self, field)), known)
         if not self.stages or not all(isinstance(blocks, int) and blocks > 0 for blocks in self.stages):
             raise UsageError(f"stages must hold positive whole numbers of blocks, not {self.stages}.")
-        check_positive(
-            width=self.width, groups=self.groups, width_per_group=self.width_per_group, num_classes=self.num_classes
-        )
+        check_positive(width=self.width, groups=self.groups, width_per_group=self.width_per_group)
         _check_groups(self)
         super().__post_init__()
 

@@ -16,7 +16,8 @@ from jaxtyping import Array, Float
 
 from cnnjax.models import choices
 from cnnjax.models.entry import Entry
-from cnnjax.models.parts import ConvNorm, Parts, check_positive, parts, pooled_head
+from cnnjax.models.parts import ConvNorm, Parts, check_multiplier, parts, pooled_head
+from cnnjax.models.stages import stage_prefixes
 from cnnjax.nn import Dropout
 from cnnjax.typing import Images, Logits, UsageError
 
@@ -34,21 +35,6 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
     """
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded if rounded >= 0.9 * channels else rounded + divisor
-
-
-def check_multiplier(name: str, value: float, smallest: int = 1) -> None:
-    """Refuses a multiplier of layers or channels that leaves none of the ``smallest`` number of them.
-
-    Raises:
-      UsageError: not a positive finite number, or less than one layer or channel remains.
-    """
-    if not (math.isfinite(value) and value > 0):
-        raise UsageError(f"{name} must be a positive number, not {value}. 1.0 is the published network.")
-    if smallest > 1 and value * smallest < 1:
-        raise UsageError(
-            f"{name}={value} leaves zero of the {smallest} channels of the narrowest layer. "
-            f"Use at least {1 / smallest:g}."
-        )
 
 
 class SeparableConv(nn.Module):
@@ -251,15 +237,8 @@ class MobileNetV2(nn.Module):
         return pooled_head(self, x, endpoints, train, dropout_rate), endpoints
 
 
-def stage_prefixes(count: int) -> dict[str, tuple[str, ...]]:
-    """``parameter_stages`` of a network of a stem, ``count`` stages and a head."""
-    names = ("stem", *(f"stage{stage}" for stage in range(1, count + 1)), "head")
-    return {name: (name,) for name in names}
-
-
 def _check(model, channels):
     choices.check(model)
-    check_positive(num_classes=model.num_classes)
     for numbers in model.stages:
         if min(numbers) < 1:
             raise UsageError(f"stages must hold positive whole numbers, not {numbers}.")

@@ -35,6 +35,7 @@ from jaxtyping import Array, Float
 from cnnjax.models import choices
 from cnnjax.models.entry import Entry
 from cnnjax.models.parts import pooled_head
+from cnnjax.models.stages import stage_prefixes
 from cnnjax.nn import initializer
 from cnnjax.ops.conv import conv
 from cnnjax.ops.pool import blur_pool
@@ -133,7 +134,7 @@ class Neocognitron(nn.Module):
     @property
     def parameter_stages(self) -> dict[str, tuple[str, ...]]:
         """Stages in order, with the prefixes of their parameters."""
-        return {name: (name,) for name in (*(f"stage{n}" for n in range(1, len(self.features) + 1)), "head")}
+        return stage_prefixes(len(self.features), stem=False)
 
     @nn.compact
     def __call__(

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from cnnjax.models import choices
 from cnnjax.models.entry import Entry
 from cnnjax.models.parts import ConvNorm, parts
+from cnnjax.models.stages import stage_prefixes
 from cnnjax.nn import Dropout, activation, initializer
 from cnnjax.ops.pool import average_pool, ceil_padding, max_pool
 from cnnjax.typing import Images, Logits, UsageError
@@ -68,7 +69,7 @@ class NetworkInNetwork(nn.Module):
     @property
     def parameter_stages(self) -> dict[str, tuple[str, ...]]:
         """Stages in order, with the prefixes of their parameters."""
-        return {name: (name,) for name in (*(f"stage{n}" for n in range(1, len(self.stages) + 1)), "head")}
+        return stage_prefixes(len(self.stages), stem=False)
 
     @nn.compact
     def __call__(

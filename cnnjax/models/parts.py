@@ -105,3 +105,18 @@ def check_positive(**values: int) -> None:
     for name, value in values.items():
         if not isinstance(value, int) or value < 1:
             raise UsageError(f"{name} must be a positive whole number, not {value!r}.")
+
+
+def check_multiplier(name: str, value: float, smallest: int = 1) -> None:
+    """Refuses a multiplier of layers or channels that leaves none of the ``smallest`` number of them.
+
+    Raises:
+      UsageError: not a positive finite number, or less than one layer or channel remains.
+    """
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(f"{name} must be a positive number, not {value}. 1.0 is the published network.")
+    if smallest > 1 and value * smallest < 1:
+        raise UsageError(
+            f"{name}={value} leaves zero of the {smallest} channels of the narrowest layer. "
+            f"Use at least {1 / smallest:g}."
+        )

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from cnnjax.models import choices
 from cnnjax.models.entry import Entry
+from cnnjax.models.stages import stage_prefixes
 from cnnjax.nn import Conv, Dropout, activation, initializer, norm_layer
 from cnnjax.typing import Images, Logits, UsageError
 
@@ -153,11 +154,6 @@ class CifarResNet(nn.Module):
     def stack(collection: dict[str, Any]) -> dict[str, Any]:
         """The inverse of ``unstack``."""
         return stack_blocks(collection, scanned_whole=("stage1",))
-
-
-def stage_prefixes(count: int) -> dict[str, tuple[str, ...]]:
-    """``parameter_stages`` of a network with a stem, ``count`` stages and a head."""
-    return {name: (name,) for name in ("stem", *(f"stage{stage}" for stage in range(1, count + 1)), "head")}
 
 
 def unstack_blocks(collection: dict[str, Any], scanned_whole: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -19,6 +19,12 @@ def stages(model: nn.Module) -> dict[str, tuple[str, ...]] | None:
     return getattr(model, "parameter_stages", None)
 
 
+def stage_prefixes(count: int, stem: bool = True) -> dict[str, tuple[str, ...]]:
+    """``parameter_stages`` of a network of a stem, or none, ``count`` stages and a head, whose layers begin so."""
+    names = (*(("stem",) if stem else ()), *(f"stage{number}" for number in range(1, count + 1)), HEAD)
+    return {name: (name,) for name in names}
+
+
 def regime_stages(model: nn.Module, name: str) -> tuple[str, ...]:
     """The stages that a regime of transfer learning freezes (S4:610-616; S2:349-355).
 

@@ -137,12 +137,41 @@ def intervals(samples: Sequence[list[float]]) -> tuple[np.ndarray, np.ndarray, n
     return means, lows, highs
 
 
-def dots(ax: "matplotlib.axes.Axes", place: float, values: list[float], colour: str) -> None:
-    """In a row at ``place`` of the y axis: a mean with its interval, and below it a faint dot for each value."""
+def dots(
+    ax: "matplotlib.axes.Axes",
+    place: float,
+    values: list[float],
+    colour: str,
+    limits: tuple[float, float] = (0, 1),
+) -> None:
+    """In a row at ``place`` of the y axis: a mean with its interval, and below it a faint dot for each value.
+
+    The interval is cut at ``limits``, by default those of a fraction.
+    """
     if values:
         ax.plot(values, place + np.linspace(0.18, 0.34, len(values)), "o", color=FAINT, alpha=0.5, markersize=3.5)
-        mean, low, high = np.clip(intervals([values]), 0, 1)
+        mean, low, high = np.clip(intervals([values]), *limits)
         ax.errorbar(mean, [place], xerr=[mean - low, high - mean], fmt="o", color=colour, capsize=3.5)
+
+
+def name_rows(ax: "matplotlib.axes.Axes", names: Sequence[str], label: str) -> None:
+    """Rows from above to below at 0, 1, ... of the y axis, such as those of ``dots``, and the x axis's label."""
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.set_xlabel(label)
+    ax.grid(visible=False, axis="y")
+
+
+def differences(ax: "matplotlib.axes.Axes", values: Sequence[float], margin: float, label: str) -> None:
+    """Paired differences as faint dots, their mean with its interval above them, and the margin as a band."""
+    ax.axvspan(-margin, margin, color=COLOURS[2], **BAND)
+    ax.plot(values, np.linspace(0.2, 0.6, len(values)), "o", color=FAINT, alpha=0.6, markersize=4)
+    mean, low, high = intervals([list(values)])
+    ax.errorbar(mean, [0], xerr=[mean - low, high - mean], fmt="D", color=COLOURS[1], capsize=4)
+    ax.set_ylim(0.9, -0.4)
+    ax.set_yticks([])
+    ax.set_xlabel(label)
+    ax.grid(visible=False, axis="y")
 
 
 def mean_line(
