@@ -6,9 +6,7 @@ The shapes are layers of MobileNet, EfficientNet-B0, ResNeXt-50 and AlexNet on I
 of the processor, so that another program on the same core does not count.
 """
 
-import time
-
-from benchmarks.measure import alternate, machine, record
+from benchmarks.measure import alternate, machine, on_one_core, record, with_gradients
 
 SHAPES = {  # batch, side, input channels, output channels, kernel, stride, groups
     "MobileNet v1, first depthwise": (8, 112, 32, 32, 3, 1, 32),
@@ -21,8 +19,7 @@ SHAPES = {  # batch, side, input channels, output channels, kernel, stride, grou
     "AlexNet, conv2, two groups": (8, 27, 96, 256, 5, 1, 2),
     "AlexNet, conv4, two groups": (8, 13, 384, 384, 3, 1, 2),
 }
-REPEATS, ROUNDS = 3, 5
-LONG = 1000  # milliseconds, of what is measured once a round
+ROUNDS = 5
 
 
 def main() -> None:
@@ -72,27 +69,10 @@ def contestant(who, passes, batch, side, channels, features, size, stride, group
             images, kernel, (stride, stride), pads, dimension_numbers=LAYOUT, feature_group_count=groups
         )
 
-    def both(images, kernel):
-        out, pull = jax.vjp(forward, images, kernel)
-        return out, *pull(out)
-
     keys = jax.random.split(jax.random.key(0))
     images = jax.random.normal(keys[0], (batch, side, side, channels))
     kernel = jax.random.normal(keys[1], (size, size, channels // groups, features))
-    started = time.process_time()
-    work = jax.jit(forward if passes == "forward" else both).lower(images, kernel).compile()
-    compiling = time.process_time() - started
-
-    def measure(repeats: int) -> float:
-        started = time.process_time()
-        for _ in range(repeats):
-            jax.block_until_ready(work(images, kernel))
-        return 1e3 * (time.process_time() - started) / repeats
-
-    if measure(1) > LONG:
-        return compiling, lambda: measure(1)
-    # Once unmeasured, for memory that another contestant gave back is fetched again.
-    return compiling, lambda: measure(1) and measure(REPEATS)
+    return on_one_core(forward if passes == "forward" else with_gradients(forward), (images, kernel))
 
 
 if __name__ == "__main__":

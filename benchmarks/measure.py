@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,48 @@ def alternate(contestants: Mapping[str, Callable[[], float]], rounds: int) -> di
         name: {"median": statistics.median(values), "min": min(values), "max": max(values)}
         for name, values in measured.items()
     }
+
+
+def on_one_core(
+    work: Callable[..., Any], arguments: tuple[Any, ...], repeats: int = 3, long: float = 1000
+) -> tuple[float, Callable[[], float]]:
+    """Compiles a function for ``alternate``.
+
+    Args:
+      work: of arrays, to be jitted.
+      arguments: its arrays.
+      repeats: calls of one measurement; one alone where a call takes more than ``long`` milliseconds.
+
+    Returns:
+      The seconds of the processor that compiling took, and a function that returns the milliseconds of one call.
+    """
+    import jax
+
+    started = time.process_time()
+    compiled = jax.jit(work).lower(*arguments).compile()
+    compiling = time.process_time() - started
+
+    def measure(times: int) -> float:
+        started = time.process_time()
+        for _ in range(times):
+            jax.block_until_ready(compiled(*arguments))
+        return 1e3 * (time.process_time() - started) / times
+
+    if measure(1) > long:
+        return compiling, lambda: measure(1)
+    # Once unmeasured, for memory that another contestant gave back is fetched again.
+    return compiling, lambda: measure(1) and measure(repeats)
+
+
+def with_gradients(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, and the gradients of all its arguments from a gradient of its output that equals the output."""
+    import jax
+
+    def both(*arguments: Any) -> Any:
+        out, pull = jax.vjp(forward, *arguments)
+        return out, *pull(out)
+
+    return both
 
 
 def machine() -> dict[str, Any]:

@@ -6,6 +6,7 @@ from cnnjax.nn.dropout import Dropout
 from cnnjax.nn.initializers import INITIALIZERS, initializer
 from cnnjax.nn.local import LocallyConnected
 from cnnjax.nn.norm import NORMS, BatchNorm, norm_layer
+from cnnjax.nn.transposed import ConvTranspose
 
 __all__ = [
     "ACTIVATIONS",
@@ -13,6 +14,7 @@ __all__ = [
     "NORMS",
     "BatchNorm",
     "Conv",
+    "ConvTranspose",
     "Dropout",
     "LocallyConnected",
     "activation",

@@ -26,8 +26,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from cnnjax.ops.depthwise import depthwise
-from cnnjax.ops.windows import Padding, Pair, explicit_padding, output_size, spread, views
-from cnnjax.typing import UsageError
+from cnnjax.ops.kernels import dense
+from cnnjax.ops.windows import Padding, Pair, Sizes, geometry, output_size, spread, valid_sizes, views
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 # On the CPU, up to these sizes, one product with the whole convolution matrix beats a convolution
@@ -56,9 +56,9 @@ def traced_as_convolutions() -> Iterator[None]:
 def conv(
     images: Float[Array, "n h w c"],
     kernel: Float[Array, "kh kw ci o"],
-    strides: Pair = (1, 1),
+    strides: Sizes = (1, 1),
     padding: str | int | Padding = "SAME",
-    dilation: Pair = (1, 1),
+    dilation: Sizes = (1, 1),
     groups: int = 1,
 ) -> Float[Array, "n h2 w2 o"]:
     """2-D cross-correlation, NHWC with an HWIO kernel.
@@ -75,16 +75,12 @@ def conv(
       (N, H', W', O) with H' = floor((H + top + bottom - dilation (kh - 1) - 1) / stride) + 1.
 
     Raises:
-      UsageError: kernel larger than the padded input, or channels that do not match the groups.
+      UsageError: a kernel larger than the padded input, channels that do not match the groups, strides or dilation
+        below 1, or negative padding.
     """
-    channels, fan_in, features = images.shape[-1], kernel.shape[2], kernel.shape[3]
-    if channels != fan_in * groups or features % groups:
-        raise UsageError(
-            f"{channels} input channels with {groups} groups need a kernel of {channels}/{groups} input channels "
-            f"and a multiple of {groups} output channels, not {fan_in} and {features}."
-        )
-    pads = explicit_padding(padding, images.shape[1:3], kernel.shape[:2], strides, dilation)
-    if jax.default_backend() != "cpu" or _AS_CONVOLUTIONS.get():  # other back ends have their own fast gradients
+    strides, pads, dilation = geometry(images.shape, kernel.shape, strides, padding, dilation, groups)
+    channels, (fan_in, features) = images.shape[-1], kernel.shape[2:]
+    if left_to_xla():
         return lax.conv_general_dilated(
             images, kernel, strides, pads, (1, 1), dilation, LAYOUT, feature_group_count=groups
         )
@@ -98,35 +94,41 @@ def conv(
     return _canonical(images, kernel, strides, pads, dilation)
 
 
+def left_to_xla() -> bool:
+    """Whether a convolution stays one ``conv_general_dilated``: other back ends have their own fast gradients."""
+    return jax.default_backend() != "cpu" or _AS_CONVOLUTIONS.get()
+
+
 def convolution_matrix(
-    kernel: Float[Array, "kh kw ci o"], size: Pair, strides: Pair, pads: Padding, dilation: Pair = (1, 1)
+    kernel: Float[Array, "*k ci o"], size: Sizes, strides: Sizes, pads: Padding, dilation: Sizes | None = None
 ) -> Float[Array, "inputs outputs"]:
-    """The matrix M (H·W·C, H'·W'·O) with vec(images) M = vec(conv(images)) (S0:213; S2:256-265).
+    """The matrix M (size·C, size'·O) with vec(signals) M = vec(output) (S0:213; S2:256-265), for 1 to 3 axes.
 
     Args:
-      kernel: (kh, kw, C, O).
-      size: H, W of the images.
+      kernel: (*k, C, O).
+      size: of the signals, for each axis.
       strides, pads, dilation: as in ``conv``; pads explicit.
     """
-    taps = []  # for each axis: 1 where input pixel and output pixel meet under a tap of the kernel
-    for n, (low, high), k, s, d in zip(size, pads, kernel.shape, strides, dilation, strict=False):
+    axes = len(size)
+    taps = []  # for each axis: 1 where input and output meet under a tap of the kernel
+    for n, (low, high), k, s, d in zip(size, pads, kernel.shape, strides, dilation or (1,) * axes, strict=False):
         out = np.arange(output_size(n + low + high, (k - 1) * d + 1, 0, s))
         meeting = s * out[:, None] - low + d * np.arange(k)
         taps.append(jnp.asarray(meeting == np.arange(n)[:, None, None], kernel.dtype))
-    matrix = jnp.einsum("abi,xyj,ijco->axcbyo", *taps, kernel)
-    return matrix.reshape(math.prod(matrix.shape[:3]), -1)
+    inputs, outputs, places = "axu"[:axes], "byv"[:axes], "ijk"[:axes]
+    meetings = ",".join(map("".join, zip(inputs, outputs, places, strict=True)))
+    matrix = jnp.einsum(f"{meetings},{places}co->{inputs}c{outputs}o", *taps, kernel)
+    return matrix.reshape(math.prod(matrix.shape[: axes + 1]), -1)
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
-def conv_as_matrix(images, kernel, strides, pads, dilation):
+def conv_as_matrix(signals, kernel, strides, pads, dilation):
     """``conv`` as one product with its matrix, which wins where images are hardly larger than the kernel."""
-    size = images.shape[1:3]
-    out = [
-        output_size(n + sum(p), (k - 1) * d + 1, 0, s)
-        for n, p, k, s, d in zip(size, pads, kernel.shape, strides, dilation, strict=False)
-    ]
-    flat = images.reshape(len(images), -1) @ convolution_matrix(kernel, size, strides, pads, dilation)
-    return flat.reshape(len(images), *out, kernel.shape[-1])
+    size = signals.shape[1:-1]
+    padded = tuple(n + low + high for n, (low, high) in zip(size, pads, strict=True))
+    out = valid_sizes(padded, kernel.shape[:-2], strides, dilation)
+    flat = signals.reshape(len(signals), -1) @ convolution_matrix(kernel, size, strides, pads, dilation)
+    return flat.reshape(len(signals), *out, kernel.shape[-1])
 
 
 def _grouped(images, kernel, strides, pads, dilation, groups):
@@ -139,11 +141,8 @@ def _grouped(images, kernel, strides, pads, dilation, groups):
     kh, kw, fan_in, features = kernel.shape
     joined = min(d for d in range(1, groups + 1) if groups % d == 0 and (d * fan_in >= GROUP_CHANNELS or d == groups))
     blocks = groups // joined
-    # (kh, kw, input channels, block, group, output channels): a group's outputs read no other group's inputs.
-    apart = kernel.reshape(kh, kw, fan_in, blocks, joined, features // groups)
-    own = jnp.eye(joined, dtype=kernel.dtype)[:, None, :, None]
-    kernels = jnp.moveaxis(apart, 3, 0)[:, :, :, None] * own
-    kernels = kernels.reshape(blocks, kh, kw, joined * fan_in, -1)
+    apart = jnp.moveaxis(kernel.reshape(kh, kw, fan_in, blocks, features // blocks), 3, 0)
+    kernels = jax.vmap(partial(dense, groups=joined))(apart)
     inputs = jnp.moveaxis(images.reshape(*images.shape[:3], blocks, -1), 3, 0)
     outputs = lax.map(lambda block: _canonical(*block, strides, pads, dilation), (inputs, kernels))
     return jnp.moveaxis(outputs, 0, 3).reshape(*outputs.shape[1:4], features)
@@ -269,18 +268,17 @@ def _kernel_gradient(size: Pair, strides: Pair, dilation: Pair):
 
 
 def patches(
-    images: Float[Array, "n h w c"], size: Pair, strides: Pair = (1, 1), dilation: Pair = (1, 1)
-) -> Float[Array, "n h2 w2 k"]:
-    """im2col: the kh·kw·C values under the kernel at every VALID position, taps first, channels last.
+    images: Float[Array, "n *size c"], size: Sizes, strides: Sizes | None = None, dilation: Sizes | None = None
+) -> Float[Array, "n *size2 k"]:
+    """im2col: the values of all channels under the kernel at every VALID position, taps first, channels last.
 
-    The kw columns under the kernel are gathered first, and then its kh rows: kh + kw copies take less time than
-    kh·kw, and half as long to compile. A barrier keeps XLA from computing the images anew for each copy.
+    Of two axes the kw columns under the kernel are gathered first, and then its kh rows: kh + kw copies take less
+    time than kh·kw, and half as long to compile. A barrier keeps XLA from computing the images anew for each copy.
     """
-    for extent, steps, taps in (
-        ((1, size[1]), (1, strides[1]), (1, dilation[1])),
-        ((size[0], 1), (strides[0], 1), (dilation[0], 1)),
-    ):
-        images = jnp.concatenate(views(lax.optimization_barrier(images), extent, steps, taps), axis=-1)
+    ones = (1,) * len(size)
+    for axis in reversed(range(len(size))):
+        here = [(*ones[:axis], values[axis], *ones[axis + 1 :]) for values in (size, strides or ones, dilation or ones)]
+        images = jnp.concatenate(views(lax.optimization_barrier(images), *here), axis=-1)
     return images
 
 

@@ -8,11 +8,13 @@ Where several entries share a window's maximum, its gradient is split between th
 import math
 from functools import reduce
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Float, Int32
 
-from cnnjax.ops.windows import Padding, Pair, explicit_padding, views
+from cnnjax.ops.windows import Padding, Pair, each_axis, explicit_padding, views
 from cnnjax.typing import UsageError
 
 
@@ -34,6 +36,74 @@ def max_pool(
       UsageError: window larger than the padded input.
     """
     return reduce(jnp.maximum, _slices(images, window, strides or window, padding, -jnp.inf))
+
+
+def max_pool_with_indices(
+    images: Float[Array, "n h w c"],
+    window: Pair = (2, 2),
+    strides: Pair | None = None,
+    padding: str | int | Padding = "VALID",
+) -> tuple[Float[Array, "n h2 w2 c"], Int32[Array, "n h2 w2 c"]]:
+    """``max_pool``, and where each maximum was (SegNet; S3:914-930).
+
+    The first of equal maxima wins, and the whole gradient goes there (S3:302). NaN is larger than every number.
+
+    Args:
+      images: (N, H, W, C).
+      window, strides, padding: as for ``max_pool``.
+
+    Returns:
+      The values and their indices, row · W + column of the images without padding, as PyTorch's; both
+      (N, H', W', C).
+
+    Raises:
+      UsageError: window larger than the padded input, or so much padding that a window holds nothing else.
+    """
+    steps = strides or window
+    pads = explicit_padding(padding, images.shape[1:3], window, steps)
+    _every_window_reads(images.shape[1:3], window, steps, pads)
+    plane = jnp.arange(math.prod(images.shape[1:3]), dtype=jnp.int32).reshape(1, *images.shape[1:3], 1)
+    places = views(lax.pad(plane, -1, ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0))), window, steps)
+    parts = _slices(images, window, steps, padding, -jnp.inf)
+    largest, at = parts[0], jnp.broadcast_to(places[0], parts[0].shape)
+    for part, place in zip(parts[1:], places[1:], strict=True):
+        # An index below 0 is padding's, which even minus infinity beats.
+        better = (place >= 0) & ((part > largest) | jnp.isnan(part) | (at < 0))
+        largest, at = jnp.where(better, part, largest), jnp.where(better, place, at)
+    return largest, at
+
+
+def max_unpool(
+    values: Float[Array, "n h w c"], indices: Int32[Array, "n h w c"], size: Pair
+) -> Float[Array, "n h2 w2 c"]:
+    """Puts values back where ``max_pool_with_indices`` took them from, among zeros (SegNet; S3:914-930).
+
+    An index that occurs twice in a plane, as windows that overlap give it, is written once: with one of its values.
+
+    Args:
+      values: (N, h, w, C).
+      indices: row · W + column of each value.
+      size: H, W of the result.
+
+    Returns:
+      (N, H, W, C).
+
+    Raises:
+      UsageError: a size below 1, or indices outside it. Traced indices cannot be looked at, and are left out there.
+    """
+    height, width = each_axis("size", size, 2)
+    if not isinstance(indices, jax.core.Tracer) and indices.size:
+        low, high = int(indices.min()), int(indices.max())
+        if low < 0 or high >= height * width:
+            raise UsageError(
+                f"Indices must be from 0 to H W - 1 = {height} * {width} - 1 = {height * width - 1}, but they are "
+                f"from {low} to {high}. Give the size of the images that were pooled."
+            )
+    count, *_, channels = values.shape
+    planes = jnp.zeros((count, height * width, channels), values.dtype)
+    at = jnp.arange(count)[:, None, None, None], indices, jnp.arange(channels)
+    planes = planes.at[at].set(values, mode="drop", wrap_negative_indices=False)
+    return planes.reshape(count, height, width, channels)
 
 
 def average_pool(
@@ -111,6 +181,17 @@ def ceil_padding(size: Pair, window: Pair, strides: Pair, padding: int = 0) -> P
             count -= 1
         pads.append((padding, max((count - 1) * s + w - n - padding, padding)))
     return pads[0], pads[1]
+
+
+def _every_window_reads(size, window, strides, pads):
+    """Raises where a window would hold nothing but padding."""
+    for n, w, s, (low, high) in zip(size, window, strides, pads, strict=True):
+        last = (n + low + high - w) // s * s - low
+        if low >= w or last >= n:
+            raise UsageError(
+                f"A window of {w} would hold only padding: with padding {low} and {high}, stride {s} and {n} pixels "
+                f"the first window ends before pixel {w - low} and the last begins at {last}. Use less padding."
+            )
 
 
 def _slices(images, window, strides, padding, fill):

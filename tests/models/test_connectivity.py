@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cnnjax import models, tree
-from cnnjax.ops.conv import convolution_matrix, explicit_padding
+from cnnjax.ops.conv import convolution_matrix
+from cnnjax.ops.windows import explicit_padding
 from tests.fixtures.networks import filled, images, jit
 
 

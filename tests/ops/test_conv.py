@@ -11,6 +11,7 @@ from jax import lax
 from cnnjax.ops.conv import conv, convolution_matrix, patches
 from cnnjax.ops.windows import explicit_padding, output_size
 from cnnjax.typing import UsageError
+from tests.fixtures import definition
 
 
 class Case(NamedTuple):
@@ -43,24 +44,9 @@ def arrays(case: Case, groups: int = 1):
 
 
 def correlate(images, kernel, case: Case, grad=None):
-    """Output and both gradients by definition, in float64: one output position after the other."""
+    """Output and both gradients by definition, in float64."""
     pads = explicit_padding(case.padding, case.size, case.kernel, case.strides, case.dilation)
-    padded = np.pad(images.astype(np.float64), ((0, 0), *pads, (0, 0)))
-    places = [
-        range(0, n - (k - 1) * d, s)
-        for n, k, d, s in zip(padded.shape[1:3], case.kernel, case.dilation, case.strides, strict=True)
-    ]
-    out = np.zeros((len(images), *map(len, places), kernel.shape[3]))
-    images_grad, kernel_grad = np.zeros_like(padded), np.zeros(kernel.shape)
-    for (y, top), (x, left) in itertools.product(enumerate(places[0]), enumerate(places[1])):
-        for i, j in np.ndindex(*case.kernel):
-            read = (slice(None), top + i * case.dilation[0], left + j * case.dilation[1])
-            out[:, y, x] += padded[read] @ kernel[i, j]
-            if grad is not None:
-                images_grad[read] += grad[:, y, x] @ kernel[i, j].T
-                kernel_grad[i, j] += padded[read].T @ grad[:, y, x]
-    inside = tuple(slice(low, low + n) for (low, _), n in zip(pads, case.size, strict=True))
-    return out, images_grad[:, *inside], kernel_grad
+    return definition.correlate(images, kernel, case.strides, pads, case.dilation, grad=grad)
 
 
 def passes(case: Case, groups: int = 1):

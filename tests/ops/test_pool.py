@@ -6,7 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.ops.pool import adaptive_average_pool, average_pool, blur_pool, ceil_padding, max_pool
+from cnnjax.ops.pool import (
+    adaptive_average_pool,
+    average_pool,
+    blur_pool,
+    ceil_padding,
+    max_pool,
+    max_pool_with_indices,
+    max_unpool,
+)
 from cnnjax.ops.windows import explicit_padding
 from cnnjax.typing import UsageError
 
@@ -172,3 +180,105 @@ def test_max_pooling_with_the_last_windows_hanging_over():
         rows, columns = (windows_with_ceil(n, w, s, padding) for n, w, s in zip((6, 7), window, strides, strict=True))
         expected = [[images[:, r.start : r.stop, c.start : c.stop].max((1, 2)) for c in columns] for r in rows]
         np.testing.assert_array_equal(out, np.moveaxis(expected, 2, 0))
+
+
+# Where the maxima were, and back
+
+
+def first_maxima(images, window, strides, padding):
+    """By definition: for every window, the index of its first maximum in the image without padding."""
+    strides = strides or window
+    pads = explicit_padding(padding, images.shape[1:3], window, strides)
+    padded = np.pad(images, ((0, 0), *pads, (0, 0)), constant_values=-np.inf)
+    height, width = images.shape[1:3]
+    plane = np.pad(np.arange(height * width).reshape(height, width), pads, constant_values=-1)
+    tops, lefts = (range(0, padded.shape[a + 1] - window[a] + 1, strides[a]) for a in (0, 1))
+    found = np.zeros((len(images), len(tops), len(lefts), images.shape[3]), int)
+    for (y, top), (x, left) in itertools.product(enumerate(tops), enumerate(lefts)):
+        places = slice(top, top + window[0]), slice(left, left + window[1])
+        best = padded[:, *places].reshape(len(images), -1, images.shape[3]).argmax(1)
+        found[:, y, x] = plane[places].ravel()[best]
+    return found
+
+
+def test_indices_say_where_the_maxima_were():
+    images = -1 - np.random.default_rng(0).integers(0, 4, (2, 7, 6, 3)).astype(np.float32)  # with ties
+    half = jnp.asarray(images, jnp.bfloat16)
+    values, in_half = jax.jit(
+        lambda x, half: (
+            [(max_pool(x, *case), max_pool_with_indices(x, *case)) for case in CASES],
+            max_pool_with_indices(half),
+        )
+    )(images, half)
+    for case, (largest, (found, indices)) in zip(CASES, values, strict=True):
+        np.testing.assert_array_equal(found, largest)
+        np.testing.assert_array_equal(indices, first_maxima(images, *case))
+    assert in_half[0].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(in_half[1], values[0][1][1])
+
+
+def test_padding_has_no_index_even_where_all_is_minus_infinity():
+    images = np.full((1, 2, 2, 1), -np.inf, np.float32)
+    values, indices = max_pool_with_indices(jnp.asarray(images), (2, 2), (1, 1), 1)
+    np.testing.assert_array_equal(values, np.full((1, 3, 3, 1), -np.inf))
+    np.testing.assert_array_equal(indices[0, :, :, 0], [[0, 0, 1], [0, 0, 1], [2, 2, 3]])
+
+
+def test_unpooling_keeps_the_maxima_and_its_gradients_go_to_them_only():  # S3:302; S3:914-930
+    images = np.random.default_rng(0).permutation(2 * 5 * 6 * 2).reshape(2, 5, 6, 2).astype(np.float32)
+    tied = np.ones((1, 2, 2, 1), np.float32)
+    overlapping = (3, 3), (2, 1)
+
+    @jax.jit
+    def compute(images, tied):
+        def there(x, *case):
+            return max_unpool(*max_pool_with_indices(x, *case), (5, 6))
+
+        def weighted(x, *case):
+            return (there(x, *case) * images).sum()
+
+        lanes = jax.vmap(lambda x: there(x[None], *overlapping)[0])(images)
+        found = [(there(images, *case), jax.grad(weighted)(images, *case)) for case in (((2, 2),), overlapping)]
+        return found, lanes, jax.grad(lambda x: max_pool_with_indices(x)[0].sum())(tied)
+
+    found, lanes, shared = compute(images, tied)
+    for case, (back, gradient) in zip((((2, 2), None), overlapping), found, strict=True):
+        indices = first_maxima(images, *case, "VALID")
+        kept = np.zeros((2, 30, 2), bool)
+        for n, c in np.ndindex(2, 2):
+            kept[n, np.unique(indices[n, :, :, c]), c] = True
+        kept = kept.reshape(images.shape)
+        assert kept.sum() < images.size / 2
+        np.testing.assert_array_equal(back, np.where(kept, images, 0))
+        np.testing.assert_array_equal(gradient, np.where(kept, images, 0))
+    np.testing.assert_array_equal(lanes, found[1][0])
+    np.testing.assert_array_equal(shared[0, :, :, 0], [[1, 0], [0, 0]])  # the first of equals
+
+
+def test_unpooling_outside_the_size_is_refused_and_left_out_where_it_cannot_be_seen():
+    values = jnp.arange(1.0, 5).reshape(1, 2, 2, 1)
+    indices = jnp.array([0, 5, -1, 6], jnp.int32).reshape(values.shape)
+    with pytest.raises(UsageError, match=r"H W - 1 = 2 \* 3 - 1 = 5, but they are from -1 to 6"):
+        max_unpool(values, indices, (2, 3))
+    inside = jax.jit(lambda v, i: max_unpool(v, i, (2, 3)))(values, indices)
+    np.testing.assert_array_equal(inside[0, :, :, 0], [[1, 0, 0], [0, 0, 2]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (((0, 2),), r"kernel or window must be at least 1, not \(0, 2\)"),
+        (((2, 2), (0, 1)), r"strides must be at least 1, not \(0, 1\)"),
+        (((2, 2), None, ((0, 0), (-1, 0))), "Padding must not be negative"),
+        (((2, 2), None, 2), "window of 2 would hold only padding: with padding 2 and 2, stride 2 and 5 pixels"),
+        (((2, 2), (2, 2), ((0, 3), (0, 0))), "the first window ends before pixel 2 and the last begins at 6"),
+    ],
+)
+def test_windows_that_cannot_be_pooled(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        max_pool_with_indices(jnp.zeros((1, 5, 5, 1)), *arguments)
+
+
+def test_unpooling_needs_a_size():
+    with pytest.raises(UsageError, match=r"size must be at least 1, not \(0, 4\)"):
+        max_unpool(jnp.zeros((1, 2, 2, 1)), jnp.zeros((1, 2, 2, 1), jnp.int32), (0, 4))
