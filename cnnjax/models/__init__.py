@@ -15,6 +15,7 @@ from cnnjax import tree
 from cnnjax.models import (
     alexnet,
     connectivity,
+    dilated,
     efficientnet,
     googlenet,
     imagenet_resnet,
@@ -42,6 +43,7 @@ MODELS: dict[str, Entry] = {
     **alexnet.VARIANTS,
     **vgg.VARIANTS,
     **network_in_network.VARIANTS,
+    **dilated.VARIANTS,
     **resnet.VARIANTS,
     **imagenet_resnet.VARIANTS,
     **googlenet.VARIANTS,

@@ -55,6 +55,7 @@ class ConvNorm(nn.Module):
       kernel_size, strides, groups: of the convolution.
       parts: the network's factories.
       padding: as in ``ops.conv.conv``; None is half the kernel on all sides, as PyTorch's networks pad.
+      dilation: spacing of the kernel's taps.
       act: whether the activation is applied.
     """
 
@@ -64,6 +65,7 @@ class ConvNorm(nn.Module):
     strides: Pair = (1, 1)
     groups: int = 1
     padding: str | int | Padding | None = None
+    dilation: Pair = (1, 1)
     act: bool = True
 
     @nn.compact
@@ -74,8 +76,9 @@ class ConvNorm(nn.Module):
         if padding is None:
             padding = ((rows // 2, rows // 2), (columns // 2, columns // 2))
         conv = self.parts.conv(
-            self.features, self.kernel_size, strides=self.strides, padding=padding, groups=self.groups, name="conv"
-        )
+            self.features, self.kernel_size, strides=self.strides, padding=padding, dilation=self.dilation,
+            groups=self.groups, name="conv",
+        )  # fmt: skip
         x = self.parts.norm(self.features)(name="norm")(conv(x), train)
         return self.parts.act(x) if self.act else x
 

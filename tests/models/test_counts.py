@@ -26,6 +26,7 @@ PARAMETERS = {
     "vgg16_bn": 138_365_992,
     "vgg19_bn": 143_678_248,
     "network_in_network": 966_986,
+    "dilated_cnn": 16 * 28 + 3 * 16 * 145 + 170,
     **{
         f"{form}{depth}_cifar": count
         for form in ("plain", "resnet")
