@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOUNDATION = ("rng", "tree", "typing", "image", "__version__")
+FOUNDATION = ("rng", "tree", "typing", "image", "tables", "__version__")
 LAYERS = ("ops", "nn", "augment", "losses", "metrics", "stats", "data")
 MODELS = (*FOUNDATION, *LAYERS, "models", "analysis", "weights")
 
@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "tree": FOUNDATION,
     "typing": FOUNDATION,
     "image": FOUNDATION,
+    "tables": FOUNDATION,
     "ops": FOUNDATION,
     "nn": (*FOUNDATION, "ops"),
     "augment": (*FOUNDATION, "ops"),

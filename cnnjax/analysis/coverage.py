@@ -47,6 +47,23 @@ def overlap_counts(size: int, kernel: int, stride: int, padding: int = 0, output
     return written[padding : padding + length]
 
 
+def gathered_counts(inputs: int, outputs: int, kernel: int, spread: int, low: int, dilation: int = 1) -> Counts:
+    """How many inputs each output of a convolution reads, whose inputs stand ``spread`` apart with zeros between them.
+
+    That is a transposed convolution of stride ``spread`` as its program has it.
+
+    Args:
+      inputs, outputs: their numbers.
+      kernel, dilation: of the convolution, whose stride is 1.
+      low: zeros before the first input; negative where inputs are cut off.
+
+    Returns:
+      (outputs,).
+    """
+    places = np.arange(outputs)[:, None] + dilation * np.arange(kernel) - low
+    return ((places % spread == 0) & (places >= 0) & (places <= (inputs - 1) * spread)).sum(1)
+
+
 def tap_counts(kernels: Sequence[int], dilations: Sequence[int] | None = None) -> Counts:
     """By how many paths the unit in the middle reads each pixel of its receptive field, without strides.
 

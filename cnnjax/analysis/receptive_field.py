@@ -1,8 +1,9 @@
 """The part of the picture that one unit of a map reads, from the network's traced program; nothing is computed.
 
-Along each axis, unit i of a map reads the pixels from ``jump * i + low`` to ``jump * i + high``. The program's
-equations say how these three numbers pass from map to map, so any Linen module has a receptive field, whatever it
-is made of. Where paths meet, the field is the smallest interval that covers both.
+Along each axis, unit i of a map reads the same pixels as unit 0, moved by i strides. The program's equations say how
+these pixels pass from map to map, so any Linen module has a receptive field, whatever it is made of. Where paths meet,
+the field has the pixels of both. Where the program moves pixels in
+a way that is not followed (gathered rows, resizing by a matrix), every unit is taken to read all of them.
 """
 
 import dataclasses
@@ -11,109 +12,155 @@ from fractions import Fraction
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
-from cnnjax.ops.conv import traced_as_convolutions
-
-Number = int | Fraction
-
-
-@dataclasses.dataclass(frozen=True)
-class Span:
-    """Unit i along an axis of a map reads the pixels from ``jump * i + low`` to ``jump * i + high``."""
-
-    jump: Number
-    low: Number
-    high: Number
-
-    def after(self, jump: Number, low: Number, high: Number) -> "Span":
-        """The span of units that read the units ``jump * i + low`` to ``jump * i + high`` of this map."""
-        return Span(self.jump * jump, self.low + self.jump * low, self.high + self.jump * high)
-
-    def whole(self, units: int) -> "Span":
-        """The span of something that reads all units of this map."""
-        return Span(0, self.low, self.jump * (units - 1) + self.high)
+from cnnjax.analysis.program import Path, Program, called, live, tagged_module, trace
+from cnnjax.analysis.spans import Reach, Span, Window, cover
 
 
 @dataclasses.dataclass(frozen=True)
 class ReceptiveField:
-    """Of the units of one map, in pixels; not cut off at the picture's border.
+    """Of the units of one map, in pixels; not cut off at the picture's border."""
 
-    Attributes:
-      size: rows and columns that one unit reads.
-      stride: pixels between neighbouring units; 0 where every unit reads the same.
-      start: the first row and column that the first unit reads; negative in the padding.
-      whole_image: every unit reads everything, for example after squeeze-and-excitation.
-    """
+    rows: Span
+    columns: Span
 
-    size: tuple[int, int]
-    stride: tuple[int, int]
-    start: tuple[int, int]
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns that one unit reads; where units differ, the one that reads most."""
+        return self.rows.extent, self.columns.extent
+
+    @property
+    def stride(self) -> tuple[int | Fraction, int | Fraction]:
+        """Pixels between neighbouring units; a fraction after transposed convolutions, 0 where all read the same."""
+        return self.rows.stride, self.columns.stride
+
+    @property
+    def start(self) -> tuple[int, int]:
+        """The first row and column that the first unit reads; negative in the padding."""
+        rows, columns = (next(reach.low for reach in span.phases if reach) for span in (self.rows, self.columns))
+        return rows, columns
 
     @property
     def whole_image(self) -> bool:
-        """Whether every unit reads the same pixels, which are then all."""
+        """Whether every unit reads the same pixels, which are then all; for example after squeeze-and-excitation."""
         return self.stride == (0, 0)
 
 
 Field = tuple[Span, Span]  # rows, columns; None stands for what does not depend on the picture
 
 
+@dataclasses.dataclass(frozen=True)
+class Map:
+    """A map in a network: its rows and columns, and the field of its units."""
+
+    sides: tuple[int, int]
+    field: ReceptiveField
+
+
+@dataclasses.dataclass
+class Found:
+    """What is found on the way through a program.
+
+    Attributes:
+      modules: the field of what each module puts out; of a scanned block, of its last repetition.
+      last: the last map of more than one unit.
+      joined: the last map whose units all went into one number each channel, such as before global pooling.
+    """
+
+    modules: dict[Path, ReceptiveField] = dataclasses.field(default_factory=dict)
+    last: Map | None = None
+    joined: Map | None = None
+
+
 def receptive_fields(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, ReceptiveField]:
-    """The receptive field of every endpoint of ``model`` that is a map, for images (H, W, C).
+    """The receptive field of everything that ``model`` puts out and that is a map, for images (H, W, C).
 
     Returns:
       endpoint -> field, in order of size; the last is that of the deepest map.
     """
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    with traced_as_convolutions():
-        traced, shapes = jax.make_jaxpr(lambda v, x: model.apply(v, x)[1], return_shape=True)(variables, images)
-    start = Span(1, 0, 0)
-    inputs: list[Field | None] = [None] * (len(traced.jaxpr.invars) - 1) + [(start, start)]
-    fields = jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(shapes), _run(traced.jaxpr, inputs))
-    maps = {name: field for name, field in fields.items() if getattr(shapes[name], "ndim", 0) == 4 and field}
-    said = {name: _said(field) for name, field in maps.items()}
+    return fields_of_outputs(trace(model, image_shape))
+
+
+def fields_of_outputs(program: Program) -> dict[str, ReceptiveField]:
+    """As ``receptive_fields``, of a traced network."""
+    fields = _run(program.jaxpr.invars, program.jaxpr.eqns, program.jaxpr.outvars, _image(program), Found())
+    said = {
+        output.name: ReceptiveField(*field)
+        for output, field in zip(program.outputs, fields, strict=True)
+        if len(output.shape) == 4 and field
+    }
     return dict(sorted(said.items(), key=lambda item: (item[1].whole_image, item[1].size, item[1].stride)))
 
 
-def _said(field: Field) -> ReceptiveField:
-    rows, columns = field
-    return ReceptiveField(
-        size=(int(rows.high - rows.low) + 1, int(columns.high - columns.low) + 1),
-        stride=(int(rows.jump), int(columns.jump)),
-        start=(int(rows.low), int(columns.low)),
-    )
+def fields_on_the_way(program: Program) -> Found:
+    """The fields of modules and maps that the network's outputs depend on."""
+    found = Found()
+    _run(program.jaxpr.invars, program.equations, program.asked, _image(program), found)
+    return found
 
 
-def _run(jaxpr: Any, inputs: Sequence[Field | None]) -> list[Field | None]:
+def _image(program: Program) -> list[Field | None]:
+    pixel, shape = Span(1, (Reach(0, 1),)), program.jaxpr.invars[-1].aval.shape
+    return [None] * (len(program.jaxpr.invars) - 1) + [(pixel, pixel) if len(shape) == 4 else None]
+
+
+def _run(
+    names: Sequence[Any], equations: Sequence[Any], outputs: Sequence[Any], inputs: Sequence[Field | None], found: Found
+) -> list[Field | None]:
     """The fields of a program's outputs, from those of its inputs."""
-    known: dict[Any, Field | None] = dict(zip(jaxpr.invars, inputs, strict=True))
+    known: dict[Any, Field | None] = dict(zip(names, inputs, strict=True))
 
     def read(atom: Any) -> Field | None:
         return None if hasattr(atom, "val") else known.get(atom)
 
-    for equation in jaxpr.eqns:
+    for equation in equations:
         fields = [read(atom) for atom in equation.invars]
         if any(field is not None for field in fields):
-            known.update(zip(equation.outvars, _passed(equation, fields), strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+            passed = _passed(equation, fields, found)
+            known.update(zip(equation.outvars, passed, strict=True))
+            _note(equation, fields, passed, found)
+    return [read(atom) for atom in outputs]
 
 
-def _passed(equation: Any, fields: list[Field | None]) -> list[Field | None]:
+def _note(equation: Any, fields: list[Field | None], passed: list[Field | None], found: Found) -> None:
+    """Keeps what is asked for of one equation."""
+    module = tagged_module(equation)
+    if module is not None and passed[0]:
+        found.modules[module] = ReceptiveField(*passed[0])
+    for atom, field in zip(equation.outvars, passed, strict=True):
+        if field and is_map(atom):
+            found.last = Map(atom.aval.shape[1:3], ReceptiveField(*field))
+    if fields[0] and is_map(equation.invars[0]) and _joins(equation):
+        found.joined = Map(equation.invars[0].aval.shape[1:3], ReceptiveField(*fields[0]))
+
+
+def is_map(atom: Any) -> bool:
+    """Whether a value is a map (N, H, W, C) of more than one unit."""
+    shape = getattr(atom.aval, "shape", ())
+    return len(shape) == 4 and shape[1:3] != (1, 1)
+
+
+def _joins(equation: Any) -> bool:
+    """Whether all units of a map go into one number each channel, with the same weight."""
+    name, params = equation.primitive.name, equation.params
+    if name.startswith("reduce_window"):
+        return params["window_dimensions"][1:3] == equation.invars[0].aval.shape[1:3]
+    return name.startswith("reduce_") and {1, 2} <= set(params.get("axes", ()))
+
+
+def _passed(equation: Any, fields: list[Field | None], found: Found) -> list[Field | None]:
     """The fields of an equation's outputs."""
     name, params = equation.primitive.name, equation.params
     if name == "scan":
-        return _scanned(equation, fields)
-    inner = next((params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params), None)
-    if inner is not None:
-        return _run(getattr(inner, "jaxpr", inner), fields)
+        return _scanned(equation, fields, found)
+    program = called(equation)
+    if program is not None:
+        return _run(program.invars, live(program.eqns, program.outvars), program.outvars, fields, found)
     first = fields[0]
     if name in WINDOWS and first is not None and len(equation.invars[0].aval.shape) == 4:
         windows = WINDOWS[name](equation)
         if windows:
-            return [(first[0].after(*windows[0]), first[1].after(*windows[1]))]
+            return [(first[0].after(windows[0]), first[1].after(windows[1]))]
     if name == "concatenate" and params["dimension"] in (1, 2) and len(equation.outvars[0].aval.shape) == 4:
         return [_bordered(equation, fields)]
     return [_merged(equation, fields, out.aval.shape) for out in equation.outvars]
@@ -128,19 +175,22 @@ def _bordered(equation: Any, fields: list[Field | None]) -> Field | None:
     if field is None:
         return _merged(equation, fields, equation.outvars[0].aval.shape)
     shifted = list(field)
-    shifted[axis - 1] = field[axis - 1].after(1, -sum(sizes[:main]), -sum(sizes[:main]))
+    before = -sum(sizes[:main])
+    shifted[axis - 1] = field[axis - 1].after(Window(1, before))
     return shifted[0], shifted[1]
 
 
-def _scanned(equation: Any, fields: list[Field | None]) -> list[Field | None]:
+def _scanned(equation: Any, fields: list[Field | None], found: Found) -> list[Field | None]:
     """A scan's body, as often as it runs; what it reads and writes slice by slice has no map's axes in the rows."""
     params = equation.params
     constants, carried = params["num_consts"], params["num_carry"]
     fixed, carry, rest = fields[:constants], fields[constants : constants + carried], fields[constants + carried :]
     outputs: list[Field | None] = []
+    body = params["jaxpr"].jaxpr
+    equations = live(body.eqns, body.outvars)
     for _ in range(params["length"]):
-        found = _run(params["jaxpr"].jaxpr, [*fixed, *carry, *rest])
-        carry, outputs = found[:carried], found[carried:]
+        passed = _run(body.invars, equations, body.outvars, [*fixed, *carry, *rest], found)
+        carry, outputs = passed[:carried], passed[carried:]
     return [*carry, *outputs]
 
 
@@ -158,9 +208,9 @@ def _merged(equation: Any, fields: list[Field | None], shape: tuple[int, ...]) -
             aligned.append(field)
         else:
             sides = given[1:3] if len(given) == 4 else (1, 1)
-            read_whole.append((field[0].whole(sides[0]), field[1].whole(sides[1])))
+            read_whole.append((field[0].all_units(sides[0]), field[1].all_units(sides[1])))
     if read_whole and aligned and len(shape) == 4:  # all units read what any unit of the map reads
-        aligned = [(f[0].whole(shape[1]), f[1].whole(shape[2])) for f in aligned]
+        aligned = [(f[0].all_units(shape[1]), f[1].all_units(shape[2])) for f in aligned]
     return _cover([*aligned, *read_whole])
 
 
@@ -181,14 +231,8 @@ def _keeps_positions(equation: Any) -> bool:
 def _cover(fields: list[Field]) -> Field | None:
     if not fields:
         return None
-    spans = []
-    for along in zip(*fields, strict=True):
-        jump = max(span.jump for span in along)
-        spans.append(Span(jump, min(span.low for span in along), max(span.high for span in along)))
-    return spans[0], spans[1]
-
-
-Window = tuple[Number, Number, Number]  # jump, low, high: unit i reads units jump * i + low to jump * i + high
+    rows, columns = zip(*fields, strict=True)
+    return cover(rows), cover(columns)
 
 
 def _conv_windows(equation: Any) -> list[Window] | None:
@@ -196,38 +240,46 @@ def _conv_windows(equation: Any) -> list[Window] | None:
     numbers = params["dimension_numbers"]
     if numbers.lhs_spec[2:] != (1, 2) or numbers.out_spec[2:] != (1, 2):
         return None
-    kernel = [equation.invars[1].aval.shape[axis] for axis in numbers.rhs_spec[2:]]
     return [
-        (Fraction(s, spread), Fraction(-low, spread), Fraction((k - 1) * d - low, spread))
-        for k, s, (low, _), d, spread in zip(
-            kernel, params["window_strides"], params["padding"], params["rhs_dilation"], params["lhs_dilation"],
-            strict=True,
+        _window(
+            stride=params["window_strides"][axis],
+            low=-params["padding"][axis][0],
+            taps=equation.invars[1].aval.shape[numbers.rhs_spec[2 + axis]],
+            step=params["rhs_dilation"][axis],
+            spread=params["lhs_dilation"][axis],
         )
-    ]  # fmt: skip
+        for axis in (0, 1)
+    ]
 
 
 def _reduce_window_windows(equation: Any) -> list[Window]:
     params = equation.params
-    windows: list[Window] = []
-    for axis in (1, 2):
-        low = -params["padding"][axis][0]
-        windows.append((params["window_strides"][axis], low, low + params["window_dimensions"][axis] - 1))
-    return windows
+    return [
+        _window(
+            stride=params["window_strides"][axis],
+            low=-params["padding"][axis][0],
+            taps=params["window_dimensions"][axis],
+            step=params["window_dilation"][axis],
+            spread=params["base_dilation"][axis],
+        )
+        for axis in (1, 2)
+    ]
 
 
 def _slice_windows(equation: Any) -> list[Window]:
     steps = equation.params["strides"] or (1,) * 4
-    starts = equation.params["start_indices"]
-    return [(steps[axis], starts[axis], starts[axis]) for axis in (1, 2)]
+    return [_window(stride=steps[axis], low=equation.params["start_indices"][axis]) for axis in (1, 2)]
 
 
 def _pad_windows(equation: Any) -> list[Window]:
-    """Interior padding puts zeros between units: the unit at a zero reads its neighbours' pixels at most."""
-    windows: list[Window] = []
-    for low, _, interior in equation.params["padding_config"][1:3]:
-        at = Fraction(-low, interior + 1)
-        windows.append((Fraction(1, interior + 1), at, at))
-    return windows
+    """Interior padding puts zeros between units, which read nothing."""
+    padding = equation.params["padding_config"][1:3]
+    return [_window(stride=1, low=-low, spread=interior + 1) for low, _, interior in padding]
+
+
+def _window(**numbers: Any) -> Window:
+    """Of numbers that may be NumPy's."""
+    return Window(**{name: int(number) for name, number in numbers.items()})
 
 
 WINDOWS: dict[str, Callable[[Any], list[Window] | None]] = {

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cnnjax.analysis.coverage import border_counts, overlap_counts, tap_counts
+from cnnjax.analysis.coverage import border_counts, gathered_counts, overlap_counts, tap_counts
 from cnnjax.typing import UsageError
 
 
@@ -21,6 +21,13 @@ def test_overlaps_are_even_where_the_stride_divides_the_kernel(kernel, stride):
 
 def test_every_input_writes_its_whole_kernel():
     assert overlap_counts(5, 4, 3).sum() == 5 * 4
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding", "output_padding"), [(3, 2, 0, 0), (3, 2, 1, 1), (4, 3, 2, 2)])
+def test_gathering_counts_what_was_written(kernel, stride, padding, output_padding):
+    written = overlap_counts(5, kernel, stride, padding, output_padding)
+    gathered = gathered_counts(5, len(written), kernel, stride, kernel - 1 - padding)
+    assert gathered.tolist() == written.tolist()
 
 
 def test_taps_of_stacks():

@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -6,6 +8,7 @@ import pytest
 
 from cnnjax import models
 from cnnjax.analysis import receptive_fields
+from cnnjax.analysis.support import gradient_support
 from cnnjax.nn import Conv
 from cnnjax.ops.pool import average_pool, blur_pool, max_pool
 
@@ -79,30 +82,94 @@ def test_networks(name, endpoint, size, stride):
     assert (found.size, found.stride) == ((size, size), (stride, stride))
 
 
-@pytest.mark.parametrize(
-    "layers",
-    [
-        (conv(3), max_pool, conv(5, 2)),
-        (conv(3, dilation=2), conv(2, padding="VALID"), average_pool),
-        (conv(3, 3, 1, groups=1), conv(4, 1, ((2, 1), (2, 1)))),
-        (lambda x: max_pool(x, (3, 3), (2, 2), 1), conv(3)),
-    ],
-)
+def transposed(side, stride, padding="SAME"):
+    return lambda x: nn.ConvTranspose(2, (side, side), (stride, stride), padding, use_bias=False)(x)
+
+
+class Stack(nn.Module):
+    """Only the last map comes out."""
+
+    layers: tuple
+
+    @nn.compact
+    def __call__(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def read_by_formula(field, units, pixels):
+    """Which rows of pixels each row of units reads."""
+    reaches = [field.rows.reach(unit) for unit in range(units)]
+    return np.array([[bool(r) and p >= r.low and r.pixels >> (p - r.low) & 1 for p in range(pixels)] for r in reaches])
+
+
+STACKS = [
+    (conv(3), average_pool, conv(5, 2)),
+    (conv(3, dilation=2), conv(2, padding="VALID"), average_pool),
+    (conv(3, 3, 1, groups=1), conv(4, 1, ((2, 1), (2, 1)))),
+    (conv(3, dilation=2), conv(3, dilation=2), conv(3, dilation=2)),  # with holes
+    (conv(3, dilation=3, padding="VALID"), conv(2, 2), conv(3, dilation=2)),
+    (conv(1, 2), conv(2, 3, "VALID")),  # windows smaller than their strides
+    (lambda x: nn.avg_pool(x, (3, 3), (2, 2), "SAME"), transposed(4, 2), conv(3)),
+    (conv(3, 2), conv(3, 2, "VALID"), transposed(4, 2), transposed(3, 2, "VALID")),
+    (conv(2, 2), transposed(2, 3), conv(2, 2)),  # zeros between the units
+    (transposed(5, 3, "VALID"), conv(3, 2, "VALID"), lambda x: x[:, 1::2, 1::2]),
+    (lambda x: jnp.concatenate([conv(5)(x), conv(3, dilation=3)(x)], -1), lambda x: conv(1)(x) + conv(3)(x)),
+    (conv(3, 2), lambda x: conv(1)(x) + transposed(2, 2)(conv(2, 2)(x))),
+]
+
+
+@pytest.mark.parametrize("layers", STACKS)
 def test_it_is_where_the_gradient_is_not_zero(layers):
-    shape = (40, 40, 2)
-    model = Net(layers)
-    found = list(receptive_fields(model, shape).values())[-1]
+    """S1:1125-1131: exactly the pixels of the formula have a gradient, but at the border, where paths are cut off."""
+    pixels, model = 24, Stack(layers)
+    shape = (pixels, pixels, 2)
+    (field,) = receptive_fields(model, shape).values()
     variables = jax.tree_util.tree_map(lambda leaf: jnp.ones(leaf.shape), models.parameter_shapes(model, shape))
-    last = f"map{len(layers) - 1}"
-    at = 4
+    middle = model.apply(variables, jnp.ones((1, *shape)))[0].shape[1] // 2
 
-    def paths(images):  # soft, so that every pixel of a maximum counts
-        return model.apply(variables, images)[1][last][0, at, at, 0]
+    @jax.jit
+    def gradients(images):  # of a column of units, whose pixels along the other axis are summed
+        return jax.jacrev(lambda images: model.apply(variables, images)[0, :, middle].sum(-1))(images)
 
-    constant = jnp.ones((1, *shape))  # all pixels of a window share its maximum
-    read = np.asarray(jax.grad(paths)(constant))[0].any((1, 2)).nonzero()[0]
-    start = found.start[0] + at * found.stride[0]
-    assert (read.min(), read.max()) == (start, start + found.size[0] - 1)
+    found = np.asarray(gradients(jnp.ones((1, *shape)))[:, 0]).any((2, 3))
+    inside = slice(len(found) // 3, -(len(found) // 3))
+    assert np.array_equal(found[inside], read_by_formula(field, len(found), pixels)[inside])
+
+
+def test_it_is_where_the_gradient_of_a_maximum_is_not_zero():
+    model = Stack((lambda x: max_pool(x, (3, 3), (2, 2), 1), max_pool))
+    (field,) = receptive_fields(model, (16, 16, 1)).values()
+    # All pixels of a window share its maximum, and padding never wins.
+    gradient = jax.grad(lambda images: model.apply({}, images)[0, 2, 2, 0])(jnp.ones((1, 16, 16, 1)))
+    assert np.array_equal(np.asarray(gradient)[0, :, :, 0].any(1), read_by_formula(field, 3, 16)[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "endpoint"),
+    [("lenet5", {"activation": "relu"}, "pool2"), ("plain8_cifar", {"norm": "none", "width": 2}, "stage3")],
+)
+def test_networks_read_what_the_formula_says(name, overrides, endpoint):
+    model, shape = models.create(name, **overrides), models.MODELS[name].image_shape
+    field = receptive_fields(model, shape)[endpoint]
+    support = gradient_support(model, shape, endpoint)
+    units = {"pool2": 5, "stage3": 8}[endpoint]
+    expected = read_by_formula(field, units, shape[0])[units // 2]
+    assert np.array_equal(support, np.outer(expected, expected))
+
+
+@pytest.mark.parametrize(
+    ("dilations", "size"), [((1,), 3), ((1, 1), 5), ((1, 1, 1), 7), ((1, 1, 1, 1), 9), ((1, 2), 7)]
+)
+def test_worked_numbers_of_the_lectures(dilations, size):
+    """S1:1131, S1:1144-1152, S3:274-282."""
+    assert fields(*(conv(3, dilation=d) for d in dilations))[-1][0] == size
+
+
+def test_fractions_of_pixels_after_transposed_convolutions():
+    (field,) = receptive_fields(Stack((transposed(4, 2),)), (8, 8, 2)).values()
+    assert (field.size, field.stride, field.whole_image) == ((2, 2), (Fraction(1, 2), Fraction(1, 2)), False)
 
 
 def test_a_border_of_copies_changes_nothing():

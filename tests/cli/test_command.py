@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from cnnjax import __version__, analysis, models
@@ -14,7 +15,7 @@ from cnnjax.cli import census
 from cnnjax.cli.bar import bar
 from cnnjax.cli.command import SUBCOMMANDS, main
 from cnnjax.cli.commands.models import table_of
-from cnnjax.cli.tables import show
+from cnnjax.tables import show
 from tests.fixtures.command import refused, rows_of, run
 
 __all__ = ["refused", "run"]
@@ -80,6 +81,14 @@ def test_an_interruption_ends_with_130(monkeypatch, capsys):
         (["summary", "lenet5", "--image_size=4"], ["at least 16x16", "--image_size=16"]),
         (["summary", "lenet5", "--image_size=0"], ["--image_size=0", "positive"]),
         (["summary", "lenet5", "--depth=-1"], ["--depth=-1", "non-negative"]),
+        (["summary", "lenet5", "--batch_size=0"], ["--batch_size=0", "positive"]),
+        (["summary", "lenet5", "--input=28,28"], ["--input=28,28", "height, width and channels"]),
+        (["summary", "lenet5", "--input=28,28,x"], ["--input=28,28,x", "whole numbers"]),
+        (["summary", "lenet5", "--input=8,8,1"], ["at least 16x16", "--input=16"]),
+        (["summary", "lenet5", "--input=28,28,1", "--image_size=28"], ["Leave out one"]),
+        (["summary", "lenet5", "--figure=/no/such/x.png"], ["--figure=/no/such/x.png", "/no/such"]),
+        (["summary", "no.such:Net"], ["no.such:Net", "ModuleNotFoundError", "MODULE:NAME"]),
+        (["summary", "math:pi", "--input=8,8,1"], ["math:pi", "float"]),
         (["predict", "x.png"], ["--weights=FILE"]),
         (["predict", "--weights=x.safetensors"], ["at least one image"]),
         (["predict", "--model=lenet6"], ["Did you mean 'lenet5'"]),
@@ -196,7 +205,7 @@ def test_summary_shows_layers_fields_and_totals(run):
     assert text.startswith("lenet5 on 32x32x1\n")
     rows = rows_of(text)
     assert rows["conv1"][:4] == ["Conv", "28x28x6", "156", "117,600"]
-    assert rows["all"] == ["61,706", "416,520"]
+    assert rows["all"] == ["61,706", "416,520", "845,862"]
     assert rows["pool2"] == ["16", "4", "0"]  # an endpoint that is no layer
     assert "\n  padding = VALID\n" in text
     assert "\n  dtype = float32" in text
@@ -214,6 +223,63 @@ def test_depth_is_that_of_the_table_where_a_field_has_its_name(run):
     assert "\n  depth = 8\n" in text
     assert "stage2_first" in rows_of(text)
     assert "stage2_first/conv1" in rows_of(run("summary", "resnet8_cifar", "--image_size=8"))
+
+
+def test_summary_says_what_it_costs_and_what_is_wrong(run):
+    text = run("summary", "resnet8_cifar", "--batch_size=1", "--nounits")
+    assert "activations of one image: 197 kB at once for inference" in text
+    assert "\nactivations of a batch of 1: " in text
+    assert "a unit of the last map reads 25x25 of 32x32 pixels" in text
+    assert "stem_norm and 6 more: batch normalisation in training with batches of 1" in text
+    assert "dead units: not counted\n" in text
+
+
+def test_summary_as_json_and_as_a_figure(run, tmp_path):
+    found = json.loads(run("summary", "lenet5", "--json", f"--figure={tmp_path}/lenet5.png", "--nounits"))
+    assert (found["name"], found["parameters"], found["warnings"]) == ("lenet5", 61_706, [])
+    assert found["layers"][1]["field"] == {"size": [14, 14], "stride": [2, 2], "start": [0, 0], "whole_image": False}
+    with Image.open(tmp_path / "lenet5.png") as image:
+        assert image.size[0] == 900
+
+
+MINE = """
+import flax.linen as nn
+
+class Small(nn.Module):
+    width: int
+    bent: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(self.width, (3, 3), name="conv")(x)
+        return nn.sigmoid(nn.relu(x)) if self.bent else x
+
+small = Small(7)
+
+class Broken(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name="dense")(x) @ x
+"""
+
+
+def test_modules_of_the_user(run, refused, tmp_path, monkeypatch):
+    (tmp_path / "mine_for_a_test.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    text = run("summary", "mine_for_a_test:Small", "--input=6,6,2", "--width=5", "--bent", "--nounits")
+    assert rows_of(text)["conv"][:3] == ["Conv", "6x6x5", "95"]
+    assert "a sigmoid is taken of values that are never negative (after conv)" in text
+    assert rows_of(run("summary", "mine_for_a_test:small", "--image_size=6", "--nounits"))["conv"][1] == "6x6x7"
+    assert "--model.width              field of mine_for_a_test:Small\n" in run(
+        "summary", "mine_for_a_test:Small", "--help"
+    )
+    assert "--input is needed" in refused("summary", "mine_for_a_test:small")
+    assert "cannot be made with its defaults" in refused("summary", "mine_for_a_test:Small", "--input=6,6,2")
+    assert "Broken on 6x6x2: (network) (Broken) raised TypeError: " in refused(
+        "summary", "mine_for_a_test:Broken", "--input=6,6,2"
+    )
 
 
 # Tables and progress

@@ -62,7 +62,7 @@ def run(arguments: Arguments) -> None:
       UsageError: the weights or the data are not given, cannot be read, or do not fit each other.
     """
     from cnnjax.cli import pretrained
-    from cnnjax.cli.tables import show
+    from cnnjax.tables import show
     from cnnjax.typing import UsageError
 
     arguments.at_most(0)

@@ -41,7 +41,7 @@ def run(arguments: Arguments) -> None:
     if arguments.json:
         print(json.dumps(rows, indent=1))
     else:
-        from cnnjax.cli.tables import show
+        from cnnjax.tables import show
 
         show(table_of(rows))
 
@@ -68,7 +68,7 @@ def table_of(rows: list[dict[str, Any]]) -> Any:
     """The rows of ``census`` as a table of rich."""
     from rich.table import Table
 
-    from cnnjax.cli.tables import sides
+    from cnnjax.tables import sides
 
     table = Table()
     table.add_column("model", no_wrap=True)
@@ -83,7 +83,7 @@ def table_of(rows: list[dict[str, Any]]) -> Any:
 
 
 def _field(field: dict[str, Any] | None) -> str:
-    from cnnjax.cli.tables import square
+    from cnnjax.tables import square
 
     if field is None:
         return "no map"

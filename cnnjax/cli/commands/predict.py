@@ -45,7 +45,7 @@ def run(arguments: Arguments) -> None:
     from cnnjax.cli import pretrained
     from cnnjax.cli.bar import bar
     from cnnjax.cli.inference import prepare_file, probabilities
-    from cnnjax.cli.tables import show
+    from cnnjax.tables import show
     from cnnjax.typing import UsageError
 
     if not arguments.weights:

@@ -1,17 +1,24 @@
-"""One network, layer by layer: output, parameters, multiply-adds of one image, receptive field.
+"""One network, layer by layer: output, parameters, work, memory, receptive field, and what may be wrong with it.
 
-  cnnjax summary NAME [--image_size=PIXELS] [--depth=LEVELS] [--FIELD=VALUE ...]
+  cnnjax summary NAME [--input=H,W,C | --image_size=PIXELS] [--depth=LEVELS] [--json] [--figure=FILE.png]
+                      [--batch_size=N] [--units] [--FIELD=VALUE ...]
 
-FIELD is a field of the network; ``cnnjax summary NAME --help`` lists them. Where a field is called like one of the
-first flags, as ``depth`` is, write --model.FIELD. A layer that is called like an endpoint shows the endpoint's
-receptive field; a table of its own has all endpoints that are maps.
+NAME is a network of this package, or MODULE:NAME of a Linen module of your own: a class, an object, or a function that
+returns one; MODULE is found from the current directory. FIELD is a field of the network; ``cnnjax summary NAME --help``
+lists them. Where a field is called like one of the first flags, as ``depth`` is, write --model.FIELD.
+
+Nothing is trained, and only --units computes: a few random images, to count channels that are zero everywhere. A
+multiplication with its addition counts as one multiply-add; XLA counts both, and additions, activations and pooling,
+but not what is multiplied by padding. Memory is of the program as it is written; XLA may need less.
 
 examples:
   cnnjax summary lenet5
   cnnjax summary vgg16 --image_size=64 --num_classes=10 --norm=batch
-  cnnjax summary resnet20_cifar --depth=1 --model.depth=56
+  cnnjax summary resnet20_cifar --depth=1 --model.depth=56 --figure=resnet56.png
+  cnnjax summary mine.networks:Small --input=28,28,1 --width=32 --units
 """
 
+import json
 from typing import Any
 
 from cnnjax.cli.arguments import Arguments
@@ -23,86 +30,62 @@ def define(arguments: Arguments, argv: list[str]) -> None:
     Raises:
       UsageError: there is no network of that name.
     """
+    arguments.add("input", str, None, "shape of one input, such as 224,224,3; by default as published")
     arguments.add("image_size", int, None, "height and width of the image in pixels; by default as published",
                   lower_bound=1)  # fmt: skip
     arguments.add("depth", int, 2, "levels of modules to show; deeper ones count with those that hold them; 0 is all",
                   lower_bound=0)  # fmt: skip
+    arguments.add("batch_size", int, None, "images at once, for memory and warnings", lower_bound=1)
+    arguments.add("units", bool, None, "count dead units at initialisation; by default where that is quick")
+    arguments.add("json", bool, False, "print everything as JSON")
+    arguments.add("figure", str, None, "write a figure of the layers to this file")
     if names := arguments.unflagged(argv):
         from cnnjax import models
         from cnnjax.cli.network import define_fields
 
-        define_fields(arguments, next((name for name in names if name in models.MODELS), names[0]), short=True)
+        known = (name for name in names if name in models.MODELS or ":" in name)
+        define_fields(arguments, next(known, names[0]), short=True, own=True)
 
 
 def run(arguments: Arguments) -> None:
-    """Prints the tables.
+    """Prints the tables or the JSON, and writes the figure.
 
     Raises:
       UsageError: no network is named, or it cannot take such images.
     """
     from cnnjax import analysis
-    from cnnjax.cli.network import created, image_shape
-    from cnnjax.cli.tables import show, sides
+    from cnnjax.cli.network import created, input_shape
     from cnnjax.typing import UsageError
 
     if not arguments.at_most(1):
         raise UsageError("Name a network, such as lenet5; cnnjax models lists all.")
     name = arguments.positional[0]
     model = created(name, arguments)
-    shape = image_shape(name, model, arguments.image_size)
-    layers = analysis.summary(model, shape, arguments.depth)
-    fields = analysis.receptive_fields(model, shape)
-    tables = [_layer_table(layers, fields), *([_map_table(fields)] if fields else [])]
-    show(f"[bold]{name}[/bold] on {sides(shape)}", *tables)
-    print(_fields_text(name, model))
+    shape = input_shape(name, model, arguments.input, arguments.image_size)
+    found = analysis.summarize(model, shape, arguments.depth, batch_size=arguments.batch_size, units=arguments.units)
+    if arguments.figure:
+        _draw(found, name, arguments.figure)
+    if arguments.json:
+        print(json.dumps({"name": name, **found.to_json()}, indent=1))
+    else:
+        _show(found, name, model)
 
 
-def _layer_table(layers: list[Any], fields: dict[str, Any]) -> Any:
-    from rich.table import Table
+def _draw(found: Any, name: str, path: str) -> None:
+    from cnnjax.report.anatomy import figure
+    from cnnjax.typing import UsageError
 
-    from cnnjax.cli.tables import sides
-
-    table = Table(show_footer=True)
-    totals = {name: sum(getattr(layer, name) for layer in layers) for name in ("parameters", "multiply_adds")}
-    table.add_column("layer", footer="all", overflow="fold")
-    table.add_column("kind", no_wrap=True)
-    table.add_column("output", justify="right", no_wrap=True)
-    table.add_column("parameters", footer=f"{totals['parameters']:,}", justify="right", no_wrap=True)
-    table.add_column("multiply-adds", footer=f"{totals['multiply_adds']:,}", justify="right", no_wrap=True)
-    shown = any(layer.name in fields for layer in layers)
-    if shown:
-        table.add_column("receptive\nfield", justify="right", no_wrap=True)
-    for layer in layers:
-        field = fields.get(layer.name)
-        table.add_row(
-            layer.name, layer.kind, sides(layer.output), f"{layer.parameters:,}", f"{layer.multiply_adds:,}",
-            *([_size(field) if field else ""] if shown else []),
-        )  # fmt: skip
-    return table
+    try:
+        figure(found.to_json(), name).savefig(path, dpi=100)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--figure={path} cannot be written: {error}") from error
 
 
-def _map_table(fields: dict[str, Any]) -> Any:
-    from rich.table import Table
-
-    from cnnjax.cli.tables import square
-
-    table = Table("endpoint")
-    for title in ("receptive field", "stride", "first pixel"):
-        table.add_column(title, justify="right")
-    for name, field in fields.items():
-        stride, start = ("", "") if field.whole_image else (square(field.stride), square(field.start))
-        table.add_row(name, _size(field), stride, start)
-    return table
-
-
-def _size(field: Any) -> str:
-    from cnnjax.cli.tables import square
-
-    return "whole image" if field.whole_image else square(field.size)
-
-
-def _fields_text(name: str, model: Any) -> str:
+def _show(found: Any, name: str, model: Any) -> None:
+    from cnnjax.analysis.text import parts
     from cnnjax.cli.network import values
+    from cnnjax.tables import show
 
-    shown = (f"  {field} = {getattr(value, '__name__', value)}" for field, value in values(model, name).items())
-    return "\n".join(["fields:", *shown])
+    show(*parts(found, f"[bold]{name}[/bold]"))
+    print("fields:")
+    print("\n".join(f"  {field} = {getattr(value, '__name__', value)}" for field, value in values(model).items()))

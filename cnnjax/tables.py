@@ -1,4 +1,4 @@
-"""How the command's tables are printed, and how sizes are written in them."""
+"""How tables are printed, and how sizes are written in them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -37,11 +37,19 @@ def _width(console: Any, table: Any) -> int:
     return console.measure(table, options=console.options.update(max_width=UNBOUNDED)).maximum
 
 
-def sides(shape: Sequence[int]) -> str:
+def sides(shape: Sequence[Any]) -> str:
     """A shape as ``32x32x3``."""
     return "x".join(map(str, shape))
 
 
-def square(lengths: Sequence[int]) -> str:
+def square(lengths: Sequence[Any]) -> str:
     """Rows and columns: one number where they are equal."""
     return str(lengths[0]) if len(set(lengths)) == 1 else sides(lengths)
+
+
+def size(count: int) -> str:
+    """Bytes, as people read them: 1,000 are a kB."""
+    number, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while number >= 1000 and len(units) > 1:
+        number, units = number / 1000, units[1:]
+    return f"{number:.3g} {units[0]}" if units[0] != "B" else f"{count} B"
