@@ -29,6 +29,46 @@ def binary_cross_entropy(logits: Logits, labels: Labels, label_smoothing: float 
     return -(targets * jax.nn.log_sigmoid(logits) + (1 - targets) * jax.nn.log_sigmoid(-logits)).sum(-1)
 
 
+def squared_error(outputs: Float[Array, "n *rest"], targets: Float[Array, "n *rest"]) -> Float[Array, " n"]:
+    """The sum of an example's squared differences, such as those of a circle's centre and radius (S0:273-286)."""
+    difference = outputs.astype(jnp.float32) - targets.astype(jnp.float32)
+    return jnp.square(difference).reshape(len(difference), -1).sum(-1)
+
+
+def distance(outputs: Float[Array, "n *rest"], targets: Float[Array, "n *rest"]) -> Float[Array, " n"]:
+    """The root of ``squared_error``, such as the L2 distance of two boxes' x, y, width and height (S2:484-487).
+
+    Its gradient has length 1 wherever the two differ, and is 0 where they agree, where the root has none.
+    """
+    squared = squared_error(outputs, targets)
+    return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
+
+
+def localization(outputs: Float[Array, "n numbers"], targets: Float[Array, "n numbers"]) -> Float[Array, " n"]:
+    """The squared error of all numbers where there is an object, of p_c alone where there is none (S4:687-701).
+
+    An example's numbers are p_c, b_x, b_y, b_h, b_w and the classes, in the lecture 8. Where its true p_c is 0 the
+    other targets mean nothing, and may be anything, even nan. What counts is the *true* p_c: the slide (S4:701)
+    branches on the predicted one, with which a net that always says "no object" would have nothing else to learn.
+
+    Args:
+      outputs: (N, K), predicted.
+      targets: (N, K), whose first number is 1 (object) or 0 (none).
+    """
+    counts = (targets[:, :1] > 0.5) | (jnp.arange(targets.shape[1]) == 0)
+    return squared_error(jnp.where(counts, outputs, 0), jnp.where(counts, targets, 0))
+
+
+def gram_matrix(activations: Float[Array, "n h w c"]) -> Float[Array, "n c c"]:
+    """The style of each image: G_kl = sum over positions of a_k a_l (S4:1223), not normalised and not centred.
+
+    n_c x n_c, symmetric and positive semi-definite. (The slide has h_c x n_c, S4:1219.) It does not know where
+    anything is: shuffling the positions changes nothing.
+    """
+    wide = activations.astype(jnp.float32)
+    return jnp.einsum("nhwk,nhwl->nkl", wide, wide, precision="highest")
+
+
 LOSSES = {"softmax": cross_entropy, "sigmoid": binary_cross_entropy}
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from cnnjax.typing import Labels, Logits
@@ -28,7 +29,12 @@ def zeros() -> Sums:
     return {name: jnp.float32(0) for name in ("loss", "error", "count")}
 
 
-def means(sums: Sums) -> dict[str, float]:
-    """Sums from the device to means on the host; a count of 0 gives NaN."""
+def means(sums: Sums) -> dict[str, Any]:
+    """Sums from the device to means on the host: a float each, or an array; a count of 0 gives NaN."""
     count = float(sums["count"])
-    return {name: float(value) / count if count else float("nan") for name, value in sums.items() if name != "count"}
+
+    def mean(value):
+        total = np.asarray(value) if np.ndim(value) else float(value)
+        return total / count if count else total * float("nan")
+
+    return {name: mean(value) for name, value in sums.items() if name != "count"}

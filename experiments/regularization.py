@@ -42,7 +42,7 @@ from cnnjax.data.feed import Feed
 from cnnjax.report import style
 from cnnjax.report.figures import Drawing, Response
 from cnnjax.sweep import Grid, explicit
-from cnnjax.tasks.classify import Task
+from cnnjax.tasks.task import Task
 from cnnjax.train import Hyper, Spec, optim
 from cnnjax.train.spec import build_task
 from cnnjax.train.step import initial_state, training_step

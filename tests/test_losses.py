@@ -62,3 +62,80 @@ def test_smoothed_binary_targets():
     expected = -(targets * np.log(sigmoid) + (1 - targets) * np.log(1 - sigmoid)).sum()
     found = losses.binary_cross_entropy(jnp.array([z], jnp.float32), jnp.array([0]), 0.3)
     np.testing.assert_allclose(found, [expected], rtol=1e-5)
+
+
+OBJECT = np.array([1, 0.5, 0.4, 0.2, 0.3, 0, 1, 0], np.float32)  # p_c, b_x, b_y, b_h, b_w and three classes (S4:687)
+
+
+def test_squared_error_and_distance_of_two_boxes_and_of_two_circles():  # S2:484-487; S0:273-286
+    boxes = jnp.asarray([[1.0, 2, 3, 4], [5, 6, 7, 8]])
+    others = jnp.asarray([[2.0, 4, 5, 8], [5, 6, 7, 8]])
+    np.testing.assert_allclose(losses.squared_error(boxes, others), [25, 0])
+    np.testing.assert_allclose(losses.distance(boxes, others), [5, 0])
+    gradient = jax.grad(lambda boxes: losses.distance(boxes, others).sum())(boxes)
+    np.testing.assert_allclose(gradient, [[-0.2, -0.4, -0.4, -0.8], [0, 0, 0, 0]], rtol=1e-6)
+    circle, other = jnp.asarray([[3.0, 4, 2]]), jnp.asarray([[3.0, 5, 4]])  # centre and radius
+    np.testing.assert_allclose(losses.squared_error(circle, other), [5])
+
+
+def test_softmax_is_a_distribution_and_knows_differences_only():  # S1:1104
+    logits = np.random.default_rng(0).normal(0, 3, (5, 4)).astype(np.float32)
+    found = jax.nn.softmax(jnp.asarray(logits))
+    exponentials = np.exp(logits.astype(np.float64))
+    np.testing.assert_allclose(found, exponentials / exponentials.sum(1, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-6)
+    labels = jnp.asarray([0, 1, 2, 3, 0])
+    shifted = jnp.asarray(logits + 1000)
+    np.testing.assert_allclose(jax.nn.softmax(shifted), found, rtol=1e-3)
+    plain, moved = (losses.cross_entropy(each, labels) for each in (jnp.asarray(logits), shifted))
+    np.testing.assert_allclose(moved, plain, atol=1e-3)
+    np.testing.assert_allclose(
+        plain, -np.log(np.take_along_axis(np.asarray(found), labels[:, None], 1)[:, 0]), rtol=1e-4
+    )
+
+
+def test_localization_counts_everything_where_an_object_is_and_p_c_alone_where_none_is():  # S4:699-701
+    targets = np.stack([OBJECT, np.full(8, np.nan, np.float32)])
+    targets[1, 0] = 0
+    outputs = np.random.default_rng(0).uniform(0, 1, (2, 8)).astype(np.float32)
+    value, gradient = jax.jit(jax.value_and_grad(lambda o, t: losses.localization(o, t).sum()))(outputs, targets)
+    expected = np.array([((outputs[0] - OBJECT) ** 2).sum(), outputs[1, 0] ** 2])
+    np.testing.assert_allclose(losses.localization(jnp.asarray(outputs), jnp.asarray(targets)), expected, rtol=1e-5)
+    np.testing.assert_allclose(value, expected.sum(), rtol=1e-5)
+    np.testing.assert_allclose(gradient[0], 2 * (outputs[0] - OBJECT), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(gradient[1], [2 * outputs[1, 0], *[0] * 7], rtol=1e-5)
+
+
+def test_localization_asks_for_the_true_object_and_not_for_the_predicted_one():
+    """S4:701 prints the prediction: then saying "no object" where there is one would cost 1 and hide the rest."""
+    outputs = np.zeros((2, 8), np.float32)
+    outputs[1, 0] = 1  # an object is seen where none is
+    targets = np.stack([OBJECT, np.zeros(8, np.float32)])
+    outputs[1, 1:] = 3  # no matter what box it has
+    found = losses.localization(jnp.asarray(outputs), jnp.asarray(targets))
+    np.testing.assert_allclose(found, [(OBJECT**2).sum(), 1], rtol=1e-6)
+
+
+ACTIVATIONS = np.random.default_rng(3).standard_normal((2, 3, 4, 5)).astype(np.float32)
+
+
+def test_a_gram_matrix_by_definition():  # S4:1223
+    found = np.asarray(losses.gram_matrix(jnp.asarray(ACTIVATIONS)))
+    expected = np.zeros((2, 5, 5))
+    for n, i, j, k, other in np.ndindex(2, 3, 4, 5, 5):
+        expected[n, k, other] += float(ACTIVATIONS[n, i, j, k]) * float(ACTIVATIONS[n, i, j, other])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found, found.swapaxes(1, 2))
+    assert np.linalg.eigvalsh(found.astype(np.float64)).min() > -1e-5
+    assert found.shape == (2, 5, 5)  # n_c x n_c, not h_c x n_c (S4:1219)
+
+
+def test_shuffled_pixels_keep_the_style_and_lose_the_content():  # S4:1190, 1202-1213
+    pixels = ACTIVATIONS.reshape(2, 12, 5)
+    shuffled = jnp.asarray(pixels[:, np.random.default_rng(4).permutation(12)].reshape(ACTIVATIONS.shape))
+    original = jnp.asarray(ACTIVATIONS)
+    styles = [losses.gram_matrix(each) for each in (shuffled, original)]
+    np.testing.assert_allclose(*styles, rtol=1e-4, atol=1e-5)
+    content = losses.squared_error(shuffled, original) / 2
+    np.testing.assert_allclose(content, ((shuffled - original) ** 2).sum((1, 2, 3)) / 2, rtol=1e-5)
+    assert np.all(content > 10)

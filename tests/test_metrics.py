@@ -44,3 +44,9 @@ def test_sums_of_batches_add_to_the_sums_of_all():
 def test_no_example_has_no_mean():
     assert all(np.isnan(value) for value in metrics.means(metrics.zeros()).values())
     assert list(metrics.means(metrics.zeros())) == ["loss", "error"]
+
+
+def test_arrays_stay_arrays():
+    found = metrics.means({"count": np.float32(4), "kernel": np.array([2.0, 8.0]), "loss": np.float64(2)})
+    np.testing.assert_array_equal(found["kernel"], [0.5, 2.0])
+    assert type(found["loss"]) is float

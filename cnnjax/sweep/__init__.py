@@ -6,13 +6,14 @@
 from cnnjax.sweep.grid import Grid, explicit, product, zipped
 from cnnjax.sweep.plan import Plan, Point, plan, points
 from cnnjax.sweep.session import Execution, run
-from cnnjax.sweep.store import outputs, weights_of
+from cnnjax.sweep.store import arrays, outputs, weights_of
 
 __all__ = [
     "Execution",
     "Grid",
     "Plan",
     "Point",
+    "arrays",
     "explicit",
     "outputs",
     "plan",

@@ -13,7 +13,7 @@ import jax
 from cnnjax.data.catalog import DataConfig, Dataset, load
 from cnnjax.data.feed import Mode
 from cnnjax.sweep.plan import Bundle, Point
-from cnnjax.sweep.store import Row, Store, encoded
+from cnnjax.sweep.store import Row, Store, encoded, encoded_arrays
 from cnnjax.train.pretrained import sha256
 from cnnjax.train.program import compiler_options
 from cnnjax.train.run import CHECKPOINT_SECONDS, train
@@ -109,6 +109,7 @@ def run_bundle(
             **_identity(point),
             **asdict(replace(outcome, variables=None)),
             "outputs": encoded(outcome.outputs),
+            "arrays": encoded_arrays(outcome.arrays),
             "classes": bundle.info.num_classes,
             **_circumstances(outcome, signature, worker, fingerprint),
         }

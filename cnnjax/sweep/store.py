@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,21 @@ def outputs(row: Row) -> tuple[np.ndarray, np.ndarray]:
     labels = np.frombuffer(base64.b64decode(row["outputs"]["labels"]), "<i4")
     probabilities = np.frombuffer(base64.b64decode(row["outputs"]["probabilities"]), "<f2")
     return probabilities.reshape(len(labels), -1).astype(np.float32), labels
+
+
+def arrays(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays that the probes of a run found, float32 with the precision of float16.
+
+    Raises:
+      UsageError: the row has none.
+    """
+    if not row.get("arrays"):
+        raise UsageError(f"The run of {row['assignment']} kept no arrays. Name a probe that finds some in its Spec.")
+    found = {
+        name: np.frombuffer(base64.b64decode(kept["float16"]), "<f2").reshape(kept["shape"])
+        for name, kept in row["arrays"].items()
+    }
+    return {name: array.astype(np.float32) for name, array in found.items()}
 
 
 def weights_of(row: Row, directory: str | Path) -> Path:
@@ -62,6 +77,14 @@ def encoded(kept: dict[str, np.ndarray] | None) -> dict[str, str] | None:
         return None
     arrays = {"probabilities": kept["probabilities"].astype("<f2"), "labels": kept["labels"].astype("<i4")}
     return {name: base64.b64encode(array.tobytes()).decode() for name, array in arrays.items()}
+
+
+def encoded_arrays(found: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Arrays of a run as text, for its row; ``arrays`` reads them."""
+    return {
+        name: {"shape": list(array.shape), "float16": base64.b64encode(array.astype("<f2").tobytes()).decode()}
+        for name, array in found.items()
+    }
 
 
 class Store:

@@ -1,9 +1,6 @@
 """Image classification: cross-entropy and error rate."""
 
-import inspect
 import re
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,31 +8,9 @@ import jax.numpy as jnp
 
 from cnnjax import losses, metrics
 from cnnjax.tasks import probes
+from cnnjax.tasks.task import Task, arguments, first, output_shape
+from cnnjax.tasks.task import endpoints as endpoints_of
 from cnnjax.typing import UsageError
-
-Batch = dict[str, Any]  # images (N, H, W, C) float32, labels (N,) int32, weights (N,) float32
-Variables = dict[str, Any]  # "params" and, where the model has any, state such as "batch_stats"
-
-
-class Task(NamedTuple):
-    """Four pure functions, and two for what is measured besides; the trainer knows nothing else of what it trains.
-
-    Attributes:
-      init: (key, batch) -> variables.
-      loss: (variables, batch, key, hyper) -> (scalar, (model_state, metric_sums)), in training mode.
-      evaluate: (variables, batch) -> metric_sums, in evaluation mode.
-      summarize: metric_sums -> {name: float}, on the host.
-      probe: (variables, batch, normalize) -> metric_sums of the task's probes; ``batch["images"]`` are in
-        [0, 1] and ``normalize`` makes of them what the network reads.
-      outputs: (variables, batch) -> class probabilities (N, classes).
-    """
-
-    init: Callable[..., Variables]
-    loss: Callable[..., Any]
-    evaluate: Callable[..., metrics.Sums]
-    summarize: Callable[[metrics.Sums], dict[str, float]]
-    probe: Callable[..., metrics.Sums] | None = None
-    outputs: Callable[..., Any] | None = None
 
 
 def classify(
@@ -56,17 +31,17 @@ def classify(
     Raises:
       UsageError: the model's ``__call__`` needs arguments other than these.
     """
-    _arguments(model, False, 0.0)  # refuses the model here, not at its first use
+    arguments(model, False, 0.0)  # refuses the model here, not at its first use
     loss_of = losses.LOSSES[loss_name]
 
     def outputs_of(variables, images, train, dropout_rate, **options):
-        return model.apply(variables, images, **_arguments(model, train, dropout_rate), **options)
+        return model.apply(variables, images, **arguments(model, train, dropout_rate), **options)
 
     def logits_of(variables, images, train, dropout_rate, **options):
         out = outputs_of(variables, images, train, dropout_rate, **options)
         if not options:
-            return _first(out).astype(jnp.float32)
-        return _first(out[0]).astype(jnp.float32), out[1]
+            return first(out).astype(jnp.float32)
+        return first(out[0]).astype(jnp.float32), out[1]
 
     def measure(logits, batch, *label_smoothing):
         logits = logits.astype(jnp.float32)
@@ -74,14 +49,14 @@ def classify(
         return metrics.classification(logits, batch["labels"], each, batch["weights"])
 
     def init(key, batch):
-        return model.init(key, batch["images"], **_arguments(model, False, 0.0))
+        return model.init(key, batch["images"], **arguments(model, False, 0.0))
 
     def loss(variables, batch, key, hyper):
         state = [name for name in variables if name != "params"]
         out, new_state = outputs_of(
             variables, batch["images"], True, hyper.dropout, mutable=state, rngs={"dropout": key}
         )
-        heads = (_first(out), *_auxiliary(out).values())
+        heads = (first(out), *_auxiliary(out).values())
         measured = [measure(logits, batch, hyper.label_smoothing) for logits in heads]
         sums, *auxiliary = measured
         total = sums["loss"] / sums["count"]
@@ -103,7 +78,10 @@ def classify(
         def auxiliary(images):
             return _auxiliary(outputs_of(variables, normalize(images), False, 0.0))
 
-        subject = probes.Subject(model, forward, batch_size, auxiliary)
+        def endpoints(images):
+            return endpoints_of(outputs_of(variables, normalize(images), False, 0.0))
+
+        subject = probes.Subject(model, forward, batch_size, auxiliary, endpoints, variables)
         for name in probe_names:
             sums.update(probes.PROBES[name](subject, batch))
         return sums
@@ -121,52 +99,15 @@ def check_outputs(model: nn.Module, image_shape: tuple[int, int, int], num_class
     Raises:
       UsageError: the model fails on such images, or its number of classes is another.
     """
-    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    name = type(model).__name__
-    try:
-        out, _ = jax.eval_shape(
-            lambda key, images: model.init_with_output(key, images, **_arguments(model, False, 0.0)),
-            jax.random.key(0),
-            images,
-        )
-        shape = _first(out).shape
-    except UsageError:
-        raise
-    except Exception as error:
-        raise UsageError(f"{name} fails on images of shape {image_shape}: {error}") from error
+    shape = output_shape(model, image_shape)
     if shape != (2, num_classes):
         raise UsageError(
-            f"{name} gives logits of shape (N, {', '.join(map(str, shape[1:]))}), but the dataset has "
+            f"{type(model).__name__} gives logits of shape (N, {', '.join(map(str, shape[1:]))}), but the dataset has "
             f"{num_classes} classes. Use --model.num_classes={num_classes}."
         )
 
 
-def _arguments(model: nn.Module, train: bool, dropout_rate: Any) -> dict[str, Any]:
-    """Those of the two arguments that the model's ``__call__`` takes."""
-    offered = {"train": train, "dropout_rate": dropout_rate}
-    parameters = inspect.signature(type(model).__call__).parameters
-    missing = [
-        name
-        for name, parameter in list(parameters.items())[2:]  # after self and the images
-        if parameter.default is parameter.empty
-        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        and name not in offered
-    ]
-    if missing:
-        raise UsageError(
-            f"{type(model).__name__}.__call__ needs {', '.join(missing)}; a classifier is called with "
-            "(images, train, dropout_rate). Give the others defaults, or make them fields."
-        )
-    return {name: value for name, value in offered.items() if name in parameters}
-
-
-def _first(output):
-    return output[0] if isinstance(output, tuple) else output
-
-
 def _auxiliary(output):
-    """Name -> logits of the auxiliary heads, where the model gives endpoints and has such heads."""
-    endpoints = output[1] if isinstance(output, tuple) and len(output) > 1 else None
-    if not isinstance(endpoints, dict):
-        return {}
+    """Name -> logits of the auxiliary heads, where the model has such heads."""
+    endpoints = endpoints_of(output)
     return {name: endpoints[name] for name in sorted(endpoints) if re.fullmatch(r"auxiliary\d+", name)}

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 
 from cnnjax.models.stages import frozen_names, prefixes
-from cnnjax.tasks.classify import Task, Variables
+from cnnjax.tasks.task import Task, Variables
 
 COLLECTION = "frozen"
 

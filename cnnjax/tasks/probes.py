@@ -13,12 +13,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cnnjax.analysis import layers
+from cnnjax.analysis import gabor, layers
+from cnnjax.analysis.support import effective_side, gradient_energy
+from cnnjax.analysis.support import roughness as roughness_of
 from cnnjax.losses import cross_entropy
 from cnnjax.metrics import Sums
+from cnnjax.ops.resize import bilinear
 from cnnjax.typing import Images, UsageError
 
 SHIFTS = (1, 2, 3, 4)  # pixels
+SIZES = (125, 150, 200)  # per cent of the pictures' sides
 
 
 class Subject(NamedTuple):
@@ -29,12 +33,16 @@ class Subject(NamedTuple):
       forward: (images in [0, 1], train, names of collections to return) -> (logits, these collections).
       batch_size: of training.
       auxiliary: images in [0, 1] -> the logits of the network's auxiliary heads, by name.
+      endpoints: images in [0, 1] -> the network's endpoints, by name and in the order of its layers.
+      variables: of the network.
     """
 
     model: nn.Module | None
     forward: Callable[..., tuple[Float[Array, "n classes"], Mapping[str, Any]]]
     batch_size: int
     auxiliary: Callable[[Images], Mapping[str, Float[Array, "n classes"]]] = lambda images: {}
+    endpoints: Callable[[Images], Mapping[str, Any]] = lambda images: {}
+    variables: Mapping[str, Any] | None = None
 
 
 def shifts(subject: Subject, batch: dict[str, Any]) -> Sums:
@@ -58,6 +66,23 @@ def shifts(subject: Subject, batch: dict[str, Any]) -> Sums:
         found[f"error_shift{shift}"] = _share(moved != batch["labels"], batch)
         found[f"changed_shift{shift}"] = _share(moved != classes[0], batch)
     return found
+
+
+def sizes(subject: Subject, batch: dict[str, Any]) -> Sums:
+    """Pictures of other sizes than those of training (S2:671): enlarged bilinearly to 125, 150 and 200 % of the sides.
+
+    ``error_size<s>``: error of the enlarged images.
+
+    Raises:
+      Exception: of many types, where the network takes images of one size only.
+    """
+    images = batch["images"]
+
+    def wrong(percent):
+        sides = (round(images.shape[1] * percent / 100), round(images.shape[2] * percent / 100))
+        return jnp.argmax(subject.forward(bilinear(images, sides))[0], -1) != batch["labels"]
+
+    return {f"error_size{percent}": _share(wrong(percent), batch) for percent in SIZES}
 
 
 def batch_statistics(subject: Subject, batch: dict[str, Any]) -> Sums:
@@ -139,11 +164,85 @@ def auxiliary(subject: Subject, batch: dict[str, Any]) -> Sums:
     return {f"error_{name}": _share(jnp.argmax(logits, -1) != batch["labels"], batch) for name, logits in heads.items()}
 
 
+def effective_field(subject: Subject, batch: dict[str, Any]) -> Sums:
+    """The effective receptive field of the unit in the middle of the last map, in pixels (Luo et al. 2016).
+
+    ``effective_field``: see ``analysis.support.effective_side``; of the gradients' energy, averaged over each batch of
+    examples.
+
+    Raises:
+      UsageError: the network has no map among its endpoints.
+    """
+    energy = gradient_energy(lambda images: _last_map(subject, images), batch["images"])
+    side = effective_side(jnp.einsum("nhw,n->hw", energy, batch["weights"])[None])[0]
+    return {"effective_field": side * jnp.sum(batch["weights"])}
+
+
+def roughness(subject: Subject, batch: dict[str, Any]) -> Sums:
+    """How little neighbouring units of the last map have in common: see ``analysis.support.roughness``.
+
+    ``roughness``: of the map. ``roughness_of_noise``: of what noise of standard deviation 0.1 on every pixel changes in
+    it, the same noise for every batch; neighbours that read no common pixel answer independently.
+
+    Raises:
+      UsageError: the network has no map among its endpoints.
+    """
+    images = batch["images"]
+    noise = 0.1 * jax.random.normal(jax.random.key(0), images.shape, images.dtype)
+    clean, noisy = _last_map(subject, images), _last_map(subject, images + noise)
+    return {
+        "roughness": _sum(roughness_of(clean), batch),
+        "roughness_of_noise": _sum(roughness_of(noisy - clean), batch),
+    }
+
+
+def first_layer(subject: Subject, batch: dict[str, Any]) -> Sums:
+    """What the filters of the first convolution are like (S4:603; S3:415-436), see ``analysis.gabor``.
+
+    Means over the filters: ``gabor_r2``, ``orientation_selectivity`` and ``colour_share``. ``kernel`` (kh, kw, C, O) is
+    an array: it is kept in the row, not among the metrics. No image is read.
+
+    Raises:
+      UsageError: the network has no convolution, or one of fewer than 3x3 pixels.
+    """
+    assert subject.model is not None
+    kernel = gabor.first_kernel(subject.model, dict(subject.variables or {})).astype(jnp.float32)
+    found = {
+        "gabor_r2": gabor.fit(kernel).r2.mean(),
+        "orientation_selectivity": gabor.orientation_selectivity(kernel).mean(),
+        "colour_share": gabor.colour_share(kernel).mean(),
+        "kernel": kernel,
+    }
+    weight = jnp.sum(batch["weights"])
+    return {name: value * weight for name, value in found.items()}
+
+
 Probe = Callable[[Subject, dict[str, Any]], Sums]
 PROBES: dict[str, Probe] = {
     function.__name__: function
-    for function in (shifts, batch_statistics, crops, mirrored_crops, one_vs_rest, responses, auxiliary)
+    for function in (
+        shifts,
+        sizes,
+        batch_statistics,
+        crops,
+        mirrored_crops,
+        one_vs_rest,
+        responses,
+        auxiliary,
+        effective_field,
+        roughness,
+        first_layer,
+    )
 }
+
+
+def _last_map(subject, images):
+    endpoints = subject.endpoints(images)
+    maps = [value for name, value in endpoints.items() if value.ndim == 4 and name != "logits_map"]
+    if not maps:
+        name = type(subject.model).__name__
+        raise UsageError(f"{name} has no map among its endpoints to probe. Use a network such as dilated_cnn.")
+    return maps[-1]
 
 
 def _corner_views(images: Images) -> Float[Array, "views n h w c"]:

@@ -100,7 +100,8 @@ def start(spec: Spec, dataset: Dataset) -> Start:
 
 def head_alone(spec: Spec, info: Info) -> Alone | None:
     """What is trained on cached features, or None where they are not cached. Computes nothing."""
-    if not (spec.cache_features and spec.weights and spec.frozen) or spec.augment or spec.probes:
+    classifies = spec.task == "classify"
+    if not (classifies and spec.cache_features and spec.weights and spec.frozen) or spec.augment or spec.probes:
         return None
     return _head_alone(build_model(spec, info.num_classes), spec.frozen, info.image_shape)
 

@@ -43,6 +43,7 @@ class Outcome:
       outputs: class probabilities (N, classes) float16 and labels (N,) int32 of the test split, where the Spec
         keeps them.
       variables: the final variables of the whole network, where the Spec keeps them.
+      arrays: what the Spec's probes found that is no number, such as the kernels of the first layer.
     """
 
     metrics: dict[str, float]
@@ -55,6 +56,7 @@ class Outcome:
     accesses: dict[str, int]
     outputs: dict[str, np.ndarray] | None = None
     variables: dict[str, Any] | None = None
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Interrupted(Exception):
@@ -223,7 +225,9 @@ class _Bundle:
         """The test split, read this once, and the results of every run."""
         started = time.perf_counter()
         tests = self._means(self._sums_over("test"))
-        probed = self._probed()
+        found = self._probed()
+        arrays = [{name: value for name, value in lane.items() if np.ndim(value)} for lane in found]
+        probed = [{name: value for name, value in lane.items() if not np.ndim(value)} for lane in found]
         outputs = self._outputs() if self.spec.keep_outputs else [None] * len(self.seeds)
         self.clock.evaluation += time.perf_counter() - started
         lanes = len(self.seeds)
@@ -255,11 +259,12 @@ class _Bundle:
                     accesses=self.accesses,
                     outputs=outputs[lane],
                     variables=merge({"params": params, **model_state}) if self.spec.keep_weights else None,
+                    arrays=arrays[lane],
                 )
             )
         return outcomes
 
-    def _probed(self) -> list[dict[str, float]]:
+    def _probed(self) -> list[dict[str, Any]]:
         """What the Spec's probes find on the test split, for each run; part of its one evaluation."""
         if not self.spec.probes:
             return [{} for _ in self.seeds]
@@ -281,7 +286,7 @@ class _Bundle:
         noisy = split == "train"
         return [self.compiled.evaluate(self.state, self.hyper, chunk, noisy) for chunk in self.feed.split(split, limit)]
 
-    def _means(self, sums: list[metrics.Sums]) -> list[dict[str, float]]:
+    def _means(self, sums: list[metrics.Sums]) -> list[dict[str, Any]]:
         """Means of every lane, added up on the host in double precision."""
         parts = [jax.device_get(part) for part in sums]
         total = {name: sum(part[name].astype(np.float64) for part in parts) for name in parts[0]}

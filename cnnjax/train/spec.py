@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import flax.linen as nn
@@ -11,10 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax import augment, models
+from cnnjax.analysis import gabor
 from cnnjax.data.catalog import DataConfig, Info
-from cnnjax.tasks.classify import Task, check_outputs, classify
+from cnnjax.tasks import probes, reconstruction
+from cnnjax.tasks.classify import check_outputs, classify
 from cnnjax.tasks.frozen import freeze
-from cnnjax.tasks.probes import PROBES
+from cnnjax.tasks.reconstruction import reconstruct
+from cnnjax.tasks.task import Task
 from cnnjax.train import pretrained
 from cnnjax.typing import UsageError, unknown
 
@@ -24,6 +29,9 @@ Warmup = Literal["linear", "constant"]
 Precision = Literal["float32", "bfloat16"]
 Decayed = Literal["kernels", "all"]
 Loss = Literal["softmax", "sigmoid"]
+TaskName = Literal["classify", "reconstruct"]
+PROBES: dict[str, Mapping[str, Any]] = {"classify": probes.PROBES, "reconstruct": reconstruction.PROBES}  # by task
+ALL_PROBES = ", ".join(name for known in PROBES.values() for name in known)
 
 
 def _field(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
@@ -42,6 +50,7 @@ class Spec:
 
     model: str | nn.Module = _field("resnet20_cifar", "network: a name in cnnjax.models.MODELS, or a Linen module")
     model_fields: tuple[tuple[str, Any], ...] = ()
+    task: TaskName = _field("classify", "classify: name the class; reconstruct: give back the image")
     data: DataConfig = DataConfig()
     steps: int = _field(200, "optimizer steps", 1)
     batch_size: int = _field(128, "examples per step", 1)
@@ -59,7 +68,10 @@ class Spec:
     )
     decayed: Decayed = _field("kernels", "what l2 and weight_decay act on: kernels, or all parameters")
     loss: Loss = _field("softmax", "softmax: cross-entropy over the classes; sigmoid: each class a yes or no")
-    probes: tuple[str, ...] = _field((), f"measured besides on the test split, at the end: {', '.join(PROBES)}")
+    probes: tuple[str, ...] = _field(
+        (),
+        f"measured besides on the test split, at the end: {ALL_PROBES}",
+    )
     keep_outputs: bool = _field(False, "keep the class probabilities of the test split in each row")
     frozen: tuple[str, ...] = _field((), "stages that do not train, such as stem,stage1; see models.frozen_stages")
     weights: str = _field("", "file that the run starts from: our own .safetensors, or another library's")
@@ -126,7 +138,10 @@ def build_model(spec: Spec, num_classes: int) -> nn.Module:
 def build_task(spec: Spec, info: Info) -> Task:
     """The task of a Spec on a dataset."""
     model = build_model(spec, info.num_classes)
-    task = classify(model, spec.loss, spec.probes, spec.batch_size)
+    if spec.task == "reconstruct":
+        task = reconstruct(model, spec.probes)
+    else:
+        task = classify(model, spec.loss, spec.probes, spec.batch_size)
     return freeze(task, model, spec.frozen) if spec.frozen else task
 
 
@@ -164,8 +179,8 @@ def validate(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
             _check_field(field, getattr(config, field.name), get_type_hints(type(config))[field.name])
     augment.check(spec.augment, info.image_shape)
     for name in spec.probes:
-        if name not in PROBES:
-            raise unknown("probe", name, PROBES)
+        if name not in PROBES[spec.task]:
+            raise unknown(f"probe of task={spec.task}", name, PROBES[spec.task])
     if spec.evaluate_every > spec.steps:
         raise UsageError(
             f"evaluate_every={spec.evaluate_every} is more than steps={spec.steps}. Use at most {spec.steps}, or 0."
@@ -181,7 +196,12 @@ def validate(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
     model = build_model(spec, info.num_classes)
     name = spec.model if isinstance(spec.model, str) else type(spec.model).__name__
     models.check_image_shape(model, info.image_shape, name)
-    check_outputs(model, info.image_shape, info.num_classes)
+    if spec.task == "reconstruct":
+        reconstruction.check_outputs(model, info.image_shape)
+    else:
+        check_outputs(model, info.image_shape, info.num_classes)
+    if spec.keep_outputs and spec.task != "classify":
+        raise UsageError(f"keep_outputs=True keeps class probabilities, which task={spec.task} has not. Leave it out.")
     if spec.keep_weights and not isinstance(spec.model, str):
         raise UsageError(f"keep_weights=True needs a network of cnnjax.models.MODELS by its name, not {name} itself.")
     if spec.frozen or spec.weights:
@@ -189,6 +209,9 @@ def validate(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
         if spec.weights:
             pretrained.read(spec.weights, model, shapes, spec.fresh_head)
             normalization(spec, info)
+    if "first_layer" in spec.probes:
+        drawn = models.parameter_shapes(model, info.image_shape)
+        gabor.check(jax.eval_shape(partial(gabor.first_kernel, model), drawn).shape)
     if "responses" in spec.probes and not hasattr(type(model), "unstack"):
         raise UsageError(f"The probe responses needs a network that stores them, such as resnet20_cifar, not {name}.")
 
@@ -202,7 +225,7 @@ def to_json(value: Any) -> Any:
     """
     if isinstance(value, nn.Module):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in ("parent", "name")}
-        return {"module": f"{type(value).__module__}:{type(value).__qualname__}", **to_json(fields)}
+        return {"module": f"{_home(type(value))}:{type(value).__qualname__}", **to_json(fields)}
     if isinstance(value, Spec) and value.weights:
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         return to_json({**fields, "weights": pretrained.sha256(value.weights)})
@@ -218,8 +241,17 @@ def to_json(value: Any) -> Any:
         name = getattr(value, "__qualname__", "<none>")
         if "<" in name:
             raise UsageError(f"{value!r} has no name that tells its runs from others. Define it at a module's top.")
-        return f"{getattr(value, '__module__', '')}:{name}"
+        return f"{_home(value)}:{name}"
     return str(value)
+
+
+def _home(value: Any) -> str:
+    """The module of a class or function, also where that is the program itself: ``python -m`` calls it __main__."""
+    name = getattr(value, "__module__", "")
+    if name not in ("__main__", "__mp_main__"):  # the second is how a worker process calls it
+        return name
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec else "__main__"
 
 
 def digest(value: Any) -> str:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Integer, UInt32
 
 from cnnjax import augment, losses, metrics, rng
 from cnnjax.data.catalog import Info
-from cnnjax.tasks.classify import Task
+from cnnjax.tasks.task import Task
 from cnnjax.train import optim
 from cnnjax.train.spec import Hyper, Spec
 from cnnjax.typing import Labels, Scalar

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnnjax.sweep.store import Store, dumps, encoded, outputs, write_atomically
+from cnnjax.sweep.store import Store, arrays, dumps, encoded, encoded_arrays, outputs, write_atomically
 from cnnjax.typing import UsageError
 
 
@@ -282,3 +282,17 @@ def test_outputs_survive_the_row(tmp_path):
 def test_a_row_without_outputs_says_how_to_keep_them():
     with pytest.raises(UsageError, match="keep_outputs=True"):
         outputs({"assignment": {"l2": 0.1}, "outputs": encoded(None)})
+
+
+def test_arrays_of_probes_survive_the_row():
+    kernel = np.random.default_rng(0).standard_normal((2, 3, 1, 4))
+    text = json.dumps({"assignment": {}, "arrays": encoded_arrays({"kernel": kernel, "empty": np.zeros((0, 2))})})
+    found = arrays(json.loads(text))
+    np.testing.assert_array_equal(found["kernel"], kernel.astype(np.float16).astype(np.float32))
+    assert found["empty"].shape == (0, 2)
+    assert found["kernel"].dtype == np.float32
+
+
+def test_a_row_without_arrays_says_how_to_get_them():
+    with pytest.raises(UsageError, match="kept no arrays"):
+        arrays({"assignment": {"l2": 0.1}, "arrays": encoded_arrays({})})

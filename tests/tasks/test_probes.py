@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cnnjax import analysis, models
+from cnnjax.analysis import gabor
 from cnnjax.tasks import probes
 from cnnjax.tasks.classify import classify
 from cnnjax.typing import UsageError
@@ -162,3 +163,81 @@ def test_the_auxiliary_heads_of_a_network_are_those_probed():
 def test_a_network_without_auxiliary_heads_is_refused():
     with pytest.raises(UsageError, match="MLP has no auxiliary heads to probe"):
         probes.auxiliary(probes.Subject(models.create("mlp"), where_is_the_bar, 1), bars([1], [1]))
+
+
+def test_the_effective_field_of_an_even_window_is_its_side_and_padding_counts_nothing():
+    def endpoints(images):
+        summed = jax.lax.reduce_window(images, 0.0, jax.lax.add, (1, 5, 5, 1), (1, 1, 1, 1), "SAME")
+        return {"map": summed, "logits_map": images, "features": images.mean((1, 2))}
+
+    batch = bars([4, 5], [0, 0], [1.0, 0.0])
+    found = probes.effective_field(subject(is_there_a_bar, 2)._replace(endpoints=endpoints), batch)
+    np.testing.assert_allclose(found["effective_field"], 5, rtol=1e-5)
+
+
+def test_roughness_is_that_of_the_last_map():
+    def endpoints(images):
+        smooth = jnp.cumsum(jnp.ones_like(images), 1)
+        return {"rough": images, "smooth": smooth, "features": smooth.mean((1, 2))}
+
+    batch = bars([4, 5], [0, 0], [1.0, 0.0])
+    found = probes.roughness(subject(is_there_a_bar, 2)._replace(endpoints=endpoints), batch)
+    # A ramp of 8 rows: differences of 1 along one of two axes, and a variance of (64 - 1) / 12.
+    np.testing.assert_allclose(found["roughness"], 1 / 2 / (2 * 63 / 12), rtol=1e-5)
+    np.testing.assert_allclose(found["roughness_of_noise"], 0, atol=1e-5)  # the ramp is always the same
+
+
+def test_noise_is_independent_where_neighbours_share_nothing():
+    def endpoints(images):
+        return {"map": images @ jnp.ones((1, 1))}
+
+    batch = {
+        name: jnp.zeros((2, 64, 64, 1)) if name == "images" else value for name, value in bars([4, 5], [0, 0]).items()
+    }
+    found = probes.roughness(subject(is_there_a_bar, 2)._replace(endpoints=endpoints), batch)
+    np.testing.assert_allclose(found["roughness_of_noise"] / 2, 1, rtol=0.05)
+
+
+def test_the_endpoints_of_a_network_are_those_probed():
+    model = models.create("dilated_cnn", dilations=(1, 2), width=3, num_classes=2)
+    task = classify(model, probe_names=("effective_field", "roughness"), batch_size=2)
+    batch = bars([4, 5], [0, 1])
+    variables = task.init(jax.random.key(0), batch)
+    found = jax.jit(lambda variables, batch: task.probe(variables, batch, lambda images: images))(variables, batch)
+    assert 1 < float(found["effective_field"]) / 2 < 7
+    assert float(found["roughness"]) > 0
+
+
+def test_sizes_of_a_classifier_of_the_size():
+    def is_large(images, **_):  # class: how many times 10 pixels wide the image is
+        wide = jax.nn.one_hot(images.shape[2] // WIDTH, 3)
+        return jnp.broadcast_to(wide, (len(images), 3)), {}
+
+    found = means(probes.sizes(subject(is_large, 2), bars([4, 5], [1, 2])), 2)
+    assert found == {"error_size125": 0.5, "error_size150": 0.5, "error_size200": 0.5}
+    found = means(probes.sizes(subject(is_large, 2), bars([4, 5], [1, 1])), 2)
+    assert found == {"error_size125": 0.0, "error_size150": 0.0, "error_size200": 1.0}
+
+
+@pytest.mark.parametrize("name", ["effective_field", "roughness"])
+def test_a_network_without_a_map_is_refused(name):
+    with pytest.raises(UsageError, match="has no map among its endpoints to probe"):
+        probes.PROBES[name](subject(is_there_a_bar, 2), bars([4], [0]))
+
+
+def test_the_first_layer_of_a_network_is_analysed_and_kept():
+    model = models.create("vgg_small", kernel_size=3, stages=((4, 1),), dense=(), num_classes=WIDTH)
+    batch = bars([1, 2, 3], [0, 1, 2], np.asarray([1, 1, 0], np.float32))
+    task = classify(model, probe_names=("first_layer",))
+    variables = task.init(jax.random.key(0), batch)
+    sums = task.probe(variables, batch, lambda images: images)
+    kernel = variables["params"]["conv1_1"]["kernel"]
+    np.testing.assert_allclose(sums["kernel"], 2 * kernel, rtol=1e-6)
+    expected = {
+        "gabor_r2": gabor.fit(kernel).r2.mean(),
+        "orientation_selectivity": gabor.orientation_selectivity(kernel).mean(),
+        "colour_share": gabor.colour_share(kernel).mean(),
+    }
+    found = means({name: sums[name] for name in expected}, 2)
+    assert found == pytest.approx({name: float(value) for name, value in expected.items()}, rel=1e-5)
+    assert task.summarize(sums)["kernel"].shape == kernel.shape

@@ -1,4 +1,7 @@
 import dataclasses
+import importlib.machinery
+import sys
+import types
 from functools import partial
 from typing import Any
 
@@ -8,6 +11,7 @@ import pytest
 
 from cnnjax import rng
 from cnnjax.data.catalog import DataConfig, describe
+from cnnjax.models.encoder_decoder import EncoderDecoder
 from cnnjax.models.mlp import MLP
 from cnnjax.train.spec import Hyper, Spec, build_model, build_task, digest, to_json, validate
 from cnnjax.typing import UsageError
@@ -57,6 +61,16 @@ def run(changes):
     ("changes", "name", "value", "remedy"),
     [
         # What is not known
+        ({"task": "reconstuct"}, "task", "reconstuct", "Did you mean 'reconstruct'"),
+        ({"task": "reconstruct", "probes": ("shifts",)}, "of task=reconstruct", "shifts", "Choices: checkerboard"),
+        ({"probes": ("checkerboard",)}, "probe of task=classify", "checkerboard", "Choices: "),
+        ({"task": "reconstruct"}, "task", "(N, 10)", "or task=classify"),
+        (
+            {"task": "reconstruct", "model": EncoderDecoder(), "keep_outputs": True},
+            "keep_outputs",
+            "True",
+            "Leave it out",
+        ),
         ({"model": "resnt20_cifar"}, "model", "resnt20_cifar", "Did you mean 'resnet20_cifar'"),
         ({"model.widht": 3}, "field of model mlp", "widht", "dtype, head_activation, hidden"),
         ({"model": "resnet20_cifar", "model.widht": 3}, "field", "widht", "Did you mean 'width'"),
@@ -71,6 +85,7 @@ def run(changes):
         ({"loss": "softmx"}, "loss", "softmx", "Did you mean 'softmax'"),
         ({"probes": ("shift",)}, "probe", "shift", "Did you mean 'shifts'"),
         ({"probes": ("responses",)}, "responses", "not mlp", "such as resnet20_cifar"),
+        ({"probes": ("first_layer",)}, "MLP", "no convolution", "no filters to look at"),
         ({"model": "resnet8_cifar", "frozen": ("stage11",)}, "stage11", "frozen", "Did you mean 'stage1'"),
         ({"model": Linear(), "frozen": ("Dense_1",)}, "parameter of Linear", "Dense_1", "Did you mean 'Dense_0'"),
         # Wrong types
@@ -208,12 +223,25 @@ def test_functions_are_named_by_their_place_and_need_one():
             digest(Activated(nameless))
 
 
+def test_what_is_defined_in_the_program_itself_is_named_by_its_module(monkeypatch):
+    program = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", program)
+    spec = Spec(model=Linear())
+    expected = to_json(spec)
+    program.__spec__ = importlib.machinery.ModuleSpec(Linear.__module__, None)
+    for name in ("__main__", "__mp_main__"):  # as python -m calls it, and as its worker processes do
+        monkeypatch.setattr(Linear, "__module__", name)
+        assert to_json(spec) == expected
+    program.__spec__ = None
+    assert to_json(spec)["model"]["module"] == "__main__:Linear"
+
+
 def test_every_field_changes_the_digest():
     other = {"model": "mlp", "model_fields": (("width", 2),), "data": DataConfig("shapes"), "augment": ("flip",),
-             "optimizer": "adam", "nesterov": True, "schedule": "step", "warmup_form": "constant",
-             "precision": "bfloat16", "decayed": "all", "milestones": (0.1,), "loss": "sigmoid",
-             "probes": ("shifts",), "keep_outputs": True, "frozen": ("stem",), "weights": __file__, "fresh_head": True,
-             "keep_weights": True, "cache_features": False}  # fmt: skip
+             "task": "reconstruct", "optimizer": "adam", "nesterov": True, "schedule": "step",
+             "warmup_form": "constant", "precision": "bfloat16", "decayed": "all", "milestones": (0.1,),
+             "loss": "sigmoid", "probes": ("shifts",), "keep_outputs": True, "frozen": ("stem",),
+             "weights": __file__, "fresh_head": True, "keep_weights": True, "cache_features": False}  # fmt: skip
     for config in (Spec(), Hyper()):
         for field in dataclasses.fields(config):
             value = other[field.name] if field.name in other else getattr(config, field.name) + 1
