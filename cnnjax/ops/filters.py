@@ -46,7 +46,8 @@ FILTERS = MappingProxyType(
         "sharpen": _filter((0, -1, 0), (-1, 5, -1), (0, -1, 0)),  # identity + edge
         "edge": _filter((0, -1, 0), (-1, 4, -1), (0, -1, 0)),
         "strong_edge": _filter((-1, -1, -1), (-1, 8, -1), (-1, -1, -1)),
-        "laplacian": _filter((0, 1, 0), (1, -4, 1), (0, 1, 0)),  # the sum of both second differences
+        # The sum of both second differences; S0:622-624 has its negative, which is "edge" here.
+        "laplacian": _filter((0, 1, 0), (1, -4, 1), (0, 1, 0)),
         "box_blur": _filter((1, 1, 1), (1, 1, 1), (1, 1, 1), divisor=9),
         "binomial_blur": _filter((1, 2, 1), (2, 4, 2), (1, 2, 1), divisor=16),  # S3:204-206
         **_edges("prewitt", 1, 1, 1),
