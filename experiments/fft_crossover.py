@@ -23,7 +23,6 @@ the crossover may be elsewhere.
 """
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -34,6 +33,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnnjax import claims, cli
+from cnnjax.analysis.timing import seconds_by_turn
 from cnnjax.data import DataConfig
 from cnnjax.data.catalog import describe
 from cnnjax.nn import initializer
@@ -199,15 +199,7 @@ def times(side: int, size: int, channels: int, turns: int) -> list[dict[str, flo
     kernel = jax.random.normal(keys[1], (side, side, channels, channels))
     left_out = {"matrix", *(() if side <= PATCHES_UP_TO else ("patches",))}
     passes = {name: partial(jax.jit(form), images, kernel) for name, form in FORMS.items() if name not in left_out}
-    found = []
-    for _ in range(turns + 1):
-        turn = {}
-        for name, forward in passes.items():
-            started = time.perf_counter()
-            jax.block_until_ready(forward())
-            turn[f"seconds_{name}"] = time.perf_counter() - started
-        found.append(turn)
-    return found[1:]
+    return seconds_by_turn(passes, turns)
 
 
 def verdict(rows: list[dict], measured: list[dict]) -> list[claims.Verdict]:

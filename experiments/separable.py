@@ -26,7 +26,6 @@ for 20,000 steps and needs an accelerator.
 """
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -37,6 +36,7 @@ import jax.numpy as jnp
 
 from cnnjax import claims, cli
 from cnnjax.analysis import multiply_adds
+from cnnjax.analysis.timing import seconds_by_turn
 from cnnjax.data import DataConfig
 from cnnjax.models.mobilenet import SEPARABLE
 from cnnjax.nn import Conv
@@ -212,15 +212,7 @@ def times(side: int, channels: int, rounds: int, images: int = 8) -> list[dict[s
     for kind in ("full", "separable"):
         layer = Layer(channels, 3, "SAME", kind)
         passes[kind] = partial(jax.jit(layer.apply), layer.init(jax.random.key(0), pictures), pictures)
-    found = []
-    for _ in range(rounds + 1):
-        turn = {}
-        for kind, forward in passes.items():
-            started = time.perf_counter()
-            jax.block_until_ready(forward())
-            turn[f"seconds_{kind}"] = time.perf_counter() - started
-        found.append(turn)
-    return found[1:]
+    return seconds_by_turn(passes, rounds)
 
 
 def verdict(rows: list[dict], measured: list[dict]) -> list[claims.Verdict]:

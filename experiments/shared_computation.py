@@ -26,8 +26,8 @@ pictures for 20,000 steps with crops and flips and needs an accelerator.
 """
 
 import math
-import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import flax.linen as nn
@@ -37,6 +37,7 @@ import numpy as np
 
 from cnnjax import claims, cli
 from cnnjax.analysis import multiply_adds
+from cnnjax.analysis.timing import seconds_by_turn
 from cnnjax.data import DataConfig
 from cnnjax.nn import Conv
 from cnnjax.ops.conv import patches
@@ -195,15 +196,8 @@ def times(variables: dict, side: int, turns: int) -> list[dict[str, float]]:
         "one_pass": jax.jit(net.apply),
         "all_windows": jax.jit(lambda variables, images: net.apply(variables, windows(images))),
     }
-    found = []
-    for _ in range(turns + 1):
-        turn = {}
-        for name, forward in passes.items():
-            started = time.perf_counter()
-            jax.block_until_ready(forward(variables, images))
-            turn[f"seconds_{name}"] = time.perf_counter() - started
-        found.append(turn)
-    return found[1:]
+    calls = {name: partial(forward, variables, images) for name, forward in passes.items()}
+    return seconds_by_turn(calls, turns)
 
 
 def verdict(rows: list[dict], measured: list[dict]) -> list[claims.Verdict]:
