@@ -4,7 +4,7 @@ A pooling layer halves the sides of a map of features: it puts one number in the
 2x2. The lectures say that this makes a net stable against *small* shifts of the picture, "however, if the
 image is translated a lot..." it does not (S3:211-236; S1:1055, 1088-1089, 1234-1235), and that a
 convolution of stride 2, which computes only every other output, is an alternative to pooling (S3:257).
-Rows 299 and 315 of lectures.csv.
+Rows 299, 315 and 334 of lectures.csv.
 
     python -m experiments.pooling                                       quick, embedded digits
     python -m experiments.pooling --data=folder:DIR                     quick, for example CIFAR-10
@@ -26,7 +26,9 @@ On other data quick is a wider net on 4,096 pictures at 16x16. Paper trains VGG-
 with batch normalisation, crops and flips for 20,000 steps and needs an accelerator.
 
 Without training, the largest number of a window is checked not to depend on where in the window an edge lies:
-a shift is forgiven exactly as long as the edge does not leave its window.
+a shift is forgiven exactly as long as the edge does not leave its window. And the style matrix of a map, products of
+channels summed over all positions (S4:1190-1223), is checked to be pooling that forgets places altogether: it stays the
+same when the positions are shuffled, and the map does not.
 """
 
 import math
@@ -38,6 +40,7 @@ import numpy as np
 
 from cnnjax import claims, cli
 from cnnjax.data import DataConfig
+from cnnjax.losses import gram_matrix, squared_error
 from cnnjax.ops.conv import conv
 from cnnjax.ops.pool import max_pool
 from cnnjax.report import style
@@ -65,6 +68,24 @@ CLAIMS = (
         claims.EXACT,
         margin=1e-6,
         unit="response, where the edge's own is 1",
+    ),
+    claims.Claim(
+        "style-forgets-places",
+        "The style matrix of a map, whose entries correlate channels over all positions, is the same after the "
+        "positions are shuffled.",
+        "S4:1190; S4:1202-1213",
+        claims.EXACT,
+        margin=1e-5,
+        unit="largest change, of the largest entry",
+    ),
+    claims.Claim(
+        "content-knows-places",
+        "Of two maps with the same positions in another order, the content cost is not 0: with 100 positions or more "
+        "it is within a tenth of that of maps without a common value.",
+        "S4:1190-1193",
+        claims.EXACT,
+        margin=0.1,
+        unit="difference of 1 and the squared distance over twice the variance",
     ),
     claims.Claim(
         "strided-as-accurate",
@@ -148,7 +169,24 @@ def measure(preset: str, data: DataConfig) -> list[Row]:
         claims.measured({"window": window, "shift": shift}, 0, found)
         for window in WINDOWS
         for shift, found in enumerate(window_responses(window))
-    ]
+    ] + [claims.measured({"shuffled_side": side}, 0, shuffled(side)) for side in (10, 16, 24)]
+
+
+def shuffled(side: int, channels: int = 8) -> dict[str, float]:
+    """What shuffling the positions of a random map of ``side`` x ``side`` changes.
+
+    ``style``: the largest change of its style matrix, over the largest entry. ``content``: how far the squared distance
+    of both maps is from twice the variance of each, over that; independent maps are that far from each other.
+    """
+    draw = np.random.default_rng(side)
+    pixels = draw.standard_normal((side**2, channels)).astype(np.float32)
+    maps = [jnp.asarray(each.reshape(1, side, side, channels)) for each in (pixels, draw.permutation(pixels))]
+    before, after = (gram_matrix(each) for each in maps)
+    distance = float(squared_error(*maps)[0]) / pixels.size
+    return {
+        "style": float(jnp.abs(after - before).max() / jnp.abs(before).max()),
+        "content": distance / (2 * float(pixels.var())) - 1,
+    }
 
 
 def window_responses(window: int) -> list[dict[str, float]]:
@@ -176,6 +214,9 @@ def window_responses(window: int) -> list[dict[str, float]]:
 def verdict(rows: list[dict], measured: list[dict]) -> list[claims.Verdict]:
     """Compares the four ways seed by seed, on the test split; nothing is chosen."""
 
+    def found(kind: str, metric: str) -> list[float]:
+        return [row["metrics"][metric] for row in measured if kind in row["assignment"]]
+
     def changed(pool: str, shift: int) -> dict[int, float]:
         return claims.by_seed(rows, f"test_changed_shift{shift}", {"model.pool": pool}, diverged=1.0)
 
@@ -188,7 +229,9 @@ def verdict(rows: list[dict], measured: list[dict]) -> list[claims.Verdict]:
     return claims.judge(
         CLAIMS,
         {
-            "max-forgives-shifts-inside-its-window": [row["metrics"]["deviation"] for row in measured],
+            "max-forgives-shifts-inside-its-window": found("window", "deviation"),
+            "style-forgets-places": found("shuffled_side", "style"),
+            "content-knows-places": found("shuffled_side", "content"),
             "strided-as-accurate": claims.contrast([error("stride")], [error("max")]),
             "max-more-stable-than-stride": claims.contrast([changed("max", 1)], [changed("stride", 1)]),
             "blur-more-stable-than-max": claims.contrast([changed("blur", 1)], [changed("max", 1)]),
@@ -224,6 +267,7 @@ def draw_shifts(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measure
 
 def draw_windows(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured: Sequence[Row]) -> None:
     """The response of one window, and of one strided output, against the place of an edge; a panel for each window."""
+    measured = [row for row in measured if "window" in row["assignment"]]
     sizes = sorted({row["assignment"]["window"] for row in measured})
     looks = style.hues(("maximum of the window", "strided convolution"))
     for ax, size in zip(style.panels(figure, len(sizes)), sizes, strict=True):

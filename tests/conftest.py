@@ -1,5 +1,6 @@
 """Shared by all tests: shapes and types are checked at every call, and nothing is left behind."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import jax
 import jaxtyping
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
+
+# Most of the time goes into compiling programs that run for milliseconds: unoptimised, they take half of it.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 # Before anything of cnnjax is imported. An int may stand for a float, as in every type checker.
 jaxtyping.install_import_hook("cnnjax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")

@@ -81,3 +81,12 @@ def test_the_maximum_holds_inside_the_window_and_a_strided_output_at_one_place(w
 def test_a_maximum_that_lets_go_too_early_is_refuted(measured):
     broken = [{**row, "metrics": {**row["metrics"], "deviation": -1.0}} for row in measured[:1]]
     assert outcomes(fabricated(), broken)["max-forgives-shifts-inside-its-window"] == "refuted"
+
+
+def test_a_style_that_remembers_places_is_refuted(measured):
+    assert all(abs(row["metrics"]["content"]) < 0.1 for row in measured if "shuffled_side" in row["assignment"])
+    broken = [
+        {**row, "metrics": {"style": 0.1, "content": -1.0}} for row in measured if "shuffled_side" in row["assignment"]
+    ]
+    found = outcomes(fabricated(), broken)
+    assert found["style-forgets-places"] == found["content-knows-places"] == "refuted"
