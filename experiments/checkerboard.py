@@ -281,6 +281,7 @@ def draw_nets(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured:
             style.dots(ax, place, [row["metrics"][metric] for row in members], style.COLOURS[place], (0, math.inf))
         style.name_rows(ax, list(WAYS), label)
         ax.set_xlim(left=0)
+        ax.locator_params(axis="x", nbins=4)  # else the last number of a panel meets the first of the next
 
 
 FIGURES = (

@@ -242,6 +242,7 @@ def draw_nets(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measured:
             style.dots(ax, place, values, style.COLOURS[1 - place], limits=(0, 2))
         style.name_rows(ax, names, label)
         ax.set_xlim(left=0)
+        ax.locator_params(axis="x", nbins=4)  # else the last number of a panel meets the first of the next
 
 
 FIGURES = (

@@ -1,5 +1,6 @@
 import itertools
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from jax import lax
 
 from cnnjax.ops.conv import conv, convolution_matrix, patches
+from cnnjax.ops.forms import by_patches
 from cnnjax.ops.windows import explicit_padding, output_size
 from cnnjax.typing import UsageError
 from tests.fixtures import definition
@@ -132,6 +134,39 @@ def test_small_images_take_the_matrix():
     for size, matrix in ((4, True), (5, False)):
         program = str(jax.make_jaxpr(conv)(jnp.zeros((1, size, size, 2)), kernel))
         assert ("conv_general_dilated" in program) != matrix
+
+
+@pytest.mark.parametrize(("side", "fourier"), [(31, True), (29, False)])
+def test_large_kernels_take_fourier_transforms(side, fourier):
+    draw = np.random.default_rng(0).standard_normal
+    images, kernel = (jnp.asarray(draw(shape), jnp.float32) for shape in ((1, 32, 30, 9), (side, side, 9, 2)))
+    program = str(jax.make_jaxpr(conv)(images, kernel))
+    assert ("fft" in program) == fourier
+    assert ("conv_general_dilated" in program) != fourier
+    gradient = jnp.asarray(draw((1, 32, 30, 2)), jnp.float32)
+
+    @partial(jax.jit, static_argnums=0)
+    def passes(form, images, kernel, gradient):
+        out, pull = jax.vjp(form, images, kernel)
+        return out, *pull(gradient)
+
+    for found, expected in zip(*(passes(form, images, kernel, gradient) for form in (conv, by_patches)), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_matrix_that_does_not_fit_is_not_made():
+    kernel = jnp.zeros((30, 30, 8, 8))
+    for side, matrix in ((20, True), (32, False)):
+        program = str(jax.make_jaxpr(conv)(jax.ShapeDtypeStruct((1, side, side, 8), np.float32), kernel))
+        assert ("conv_general_dilated" in program) != matrix
+
+
+def test_a_spectrum_that_does_not_fit_is_not_made():
+    images, kernel = (
+        jax.ShapeDtypeStruct((1, 64, 64, 256), np.float32),
+        jax.ShapeDtypeStruct((31, 31, 256, 256), np.float32),
+    )
+    assert "fft" not in str(jax.make_jaxpr(conv)(images, kernel))
 
 
 def test_the_lectures_convolution_matrix():  # S2:256-265: a row for each output pixel of 3x3 on 4x4
