@@ -9,9 +9,9 @@ from tests.fixtures import fabricated
 TIMES = ("fourier-wins-for-large-filters", "sliding-wins-for-small-filters", "fourier-hardly-depends-on-the-kernel")
 
 
-def rows(sliding, fourier, noise=0.002):
+def rows(matrix, fourier, noise=0.002):
     return fabricated.rows(
-        [({"model.form": "sliding"}, {"test_error": sliding}), ({"model.form": "Fourier"}, {"test_error": fourier})],
+        [({"model.form": "matrix"}, {"test_error": matrix}), ({"model.form": "Fourier"}, {"test_error": fourier})],
         noise,
     )
 
@@ -44,11 +44,11 @@ def test_rule_of_times(small, large, noise, expected):
 
 
 @pytest.mark.parametrize(
-    ("sliding", "fourier", "noise", "expected"),
+    ("matrix", "fourier", "noise", "expected"),
     [(0.1, 0.1, 0.002, "reproduced"), (0.1, 0.2, 0.002, "refuted"), (0.1, 0.1, 0.05, "inconclusive")],
 )
-def test_rule_of_training(sliding, fourier, noise, expected):
-    found = fabricated.outcomes(fft_crossover, rows(sliding, fourier, noise), turns((1.0, 4.0), (50.0, 5.0)))
+def test_rule_of_training(matrix, fourier, noise, expected):
+    found = fabricated.outcomes(fft_crossover, rows(matrix, fourier, noise), turns((1.0, 4.0), (50.0, 5.0)))
     assert found["same-training"] == expected
 
 
