@@ -121,7 +121,7 @@ def input_shape(name: str, model: nn.Module, shape: str | None, size: int | None
         return given
     if len(given) != 3:
         raise UsageError(f"--input={shape} must be height, width and channels, such as --input=224,224,3.")
-    _check(model, (given[0], given[1], given[2]), name, "--input")
+    _check(model, (given[0], given[1], given[2]), name)
     return given
 
 
@@ -133,15 +133,15 @@ def image_shape(name: str, model: nn.Module, size: int | None) -> tuple[int, int
     """
     height, width, channels = models.MODELS[name].image_shape
     shape = (size or height, size or width, channels)
-    _check(model, shape, name, "--image_size")
+    _check(model, shape, name)
     return shape
 
 
-def _check(model: nn.Module, shape: tuple[int, int, int], name: str, flag: str) -> None:
+def _check(model: nn.Module, shape: tuple[int, int, int], name: str) -> None:
     try:
         models.check_image_shape(model, shape, name)
     except UsageError as error:
-        raise UsageError(str(error).replace("--data.image_size", flag)) from error
+        raise UsageError(str(error).replace("--data.image_size", "--image_size")) from error
 
 
 def values(model: nn.Module) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def test_an_interruption_ends_with_130(monkeypatch, capsys):
         (["summary", "lenet5", "--batch_size=0"], ["--batch_size=0", "positive"]),
         (["summary", "lenet5", "--input=28,28"], ["--input=28,28", "height, width and channels"]),
         (["summary", "lenet5", "--input=28,28,x"], ["--input=28,28,x", "whole numbers"]),
-        (["summary", "lenet5", "--input=8,8,1"], ["at least 16x16", "--input=16"]),
+        (["summary", "lenet5", "--input=8,8,1"], ["at least 16x16", "--image_size=16"]),
         (["summary", "lenet5", "--input=28,28,1", "--image_size=28"], ["Leave out one"]),
         (["summary", "lenet5", "--figure=/no/such/x.png"], ["--figure=/no/such/x.png", "/no/such"]),
         (["summary", "no.such:Net"], ["no.such:Net", "ModuleNotFoundError", "MODULE:NAME"]),
