@@ -18,10 +18,15 @@ def classification(logits: Logits, labels: Labels, losses: Float[Array, " n"], w
     """
     wrong = (jnp.argmax(logits, -1) != labels).astype(jnp.float32)
     return {
-        "loss": jnp.sum(jnp.where(weights > 0, losses * weights, 0)),
+        "loss": weighted_sum(losses, weights),
         "error": jnp.sum(wrong * weights),
         "count": jnp.sum(weights),
     }
+
+
+def weighted_sum(values: Float[Array, " n"], weights: Float[Array, " n"]) -> Float[Array, ""]:
+    """The sum of values times weights; a value of weight 0 counts nothing, even where it is not finite."""
+    return jnp.sum(jnp.where(weights > 0, values * weights, 0))
 
 
 def zeros() -> Sums:

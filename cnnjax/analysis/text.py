@@ -16,10 +16,12 @@ def text(found: Any, name: str = "") -> str:
 
 
 def parts(found: Any, title: str) -> list[Any]:
-    """Texts and rich's tables, one below the other."""
+    """Texts and rich's tables, one below the other, to be printed without markup: a user's names may have brackets."""
+    from rich.text import Text
+
     warnings = ["warnings:", *(f"  {warning}" for warning in found.warnings)] if found.warnings else ["no warnings"]
     return [
-        f"{title} on {sides(found.input_shape)}",
+        Text.assemble((title, "bold"), f" on {sides(found.input_shape)}"),
         _layer_table(found),
         *([_map_table(found.maps)] if found.maps else []),
         *_memory(found),

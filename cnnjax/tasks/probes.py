@@ -17,7 +17,7 @@ from cnnjax.analysis import gabor, layers
 from cnnjax.analysis.support import effective_side, gradient_energy
 from cnnjax.analysis.support import roughness as roughness_of
 from cnnjax.losses import cross_entropy
-from cnnjax.metrics import Sums
+from cnnjax.metrics import Sums, weighted_sum
 from cnnjax.ops.resize import bilinear
 from cnnjax.typing import Images, UsageError
 
@@ -270,4 +270,4 @@ def _share(is_so, batch):
 
 
 def _sum(each, batch):
-    return jnp.sum(jnp.where(batch["weights"] > 0, each * batch["weights"], 0))
+    return weighted_sum(each, batch["weights"])

@@ -27,8 +27,8 @@ def reconstruct(model: nn.Module, probe_names: tuple[str, ...] = ()) -> Task:
     def measure(output, batch):
         residual = first(output).astype(jnp.float32) - batch["images"]
         return {
-            "loss": _sum(jnp.square(residual).mean((1, 2, 3)), batch["weights"]),
-            "error": _sum(jnp.abs(residual).mean((1, 2, 3)), batch["weights"]),
+            "loss": metrics.weighted_sum(jnp.square(residual).mean((1, 2, 3)), batch["weights"]),
+            "error": metrics.weighted_sum(jnp.abs(residual).mean((1, 2, 3)), batch["weights"]),
             "count": jnp.sum(batch["weights"]),
         }
 
@@ -49,7 +49,7 @@ def reconstruct(model: nn.Module, probe_names: tuple[str, ...] = ()) -> Task:
         residual = first(apply(variables, images, False, 0.0)).astype(jnp.float32) - images
         sums: metrics.Sums = {"count": jnp.sum(batch["weights"])}
         for name in probe_names:
-            sums[name] = _sum(PROBES[name](residual), batch["weights"])
+            sums[name] = metrics.weighted_sum(PROBES[name](residual), batch["weights"])
         return sums
 
     return Task(init, loss, evaluate, metrics.means, probe)
@@ -89,7 +89,3 @@ def check_outputs(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
             f"{type(model).__name__} gives an output of shape (N, {given}), but task=reconstruct needs (N, {wanted}). "
             "Use a network such as models.encoder_decoder.EncoderDecoder, or task=classify."
         )
-
-
-def _sum(each, weights):
-    return jnp.sum(jnp.where(weights > 0, each * weights, 0))

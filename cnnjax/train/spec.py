@@ -5,7 +5,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import flax.linen as nn
@@ -13,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax import augment, models
-from cnnjax.analysis import gabor
 from cnnjax.data.catalog import DataConfig, Info
 from cnnjax.tasks import probes, reconstruction
 from cnnjax.tasks.classify import check_outputs, classify
@@ -209,11 +207,24 @@ def validate(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
         if spec.weights:
             pretrained.read(spec.weights, model, shapes, spec.fresh_head)
             normalization(spec, info)
-    if "first_layer" in spec.probes:
-        drawn = models.parameter_shapes(model, info.image_shape)
-        gabor.check(jax.eval_shape(partial(gabor.first_kernel, model), drawn).shape)
-    if "responses" in spec.probes and not hasattr(type(model), "unstack"):
-        raise UsageError(f"The probe responses needs a network that stores them, such as resnet20_cifar, not {name}.")
+    for probe in spec.probes:
+        _check_probe(dataclasses.replace(spec, probes=(probe,)), info, name)
+
+
+def _check_probe(spec: Spec, info: Info, name: str) -> None:
+    """Traces the one probe of a Spec, computing nothing: it would fail only after the training."""
+    images = jax.ShapeDtypeStruct((2, *info.image_shape), jnp.float32)
+    numbers = {"labels": jax.ShapeDtypeStruct((2,), jnp.int32), "weights": jax.ShapeDtypeStruct((2,), jnp.float32)}
+    probe = build_task(spec, info).probe
+    assert probe is not None  # every task has probes
+    try:
+        jax.eval_shape(
+            lambda variables, batch: probe(variables, batch, lambda images: images),
+            variable_shapes(spec, info),
+            {"images": images, **numbers},
+        )
+    except Exception as error:
+        raise UsageError(f"The probe {spec.probes[0]} needs another network, not {name}: {error}") from error
 
 
 def to_json(value: Any) -> Any:

@@ -256,6 +256,11 @@ class Small(nn.Module):
 
 small = Small(7)
 
+class Bracketed(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name="[bold]")(x)
+
 class Broken(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -275,6 +280,7 @@ def test_modules_of_the_user(run, refused, tmp_path, monkeypatch):
     assert "--model.width              field of mine_for_a_test:Small\n" in run(
         "summary", "mine_for_a_test:Small", "--help"
     )
+    assert rows_of(run("summary", "mine_for_a_test:Bracketed", "--input=4", "--nounits"))["[bold]"][0] == "Dense"
     assert "--input is needed" in refused("summary", "mine_for_a_test:small")
     assert "cannot be made with its defaults" in refused("summary", "mine_for_a_test:Small", "--input=6,6,2")
     assert "Broken on 6x6x2: (network) (Broken) raised TypeError: " in refused(

@@ -86,6 +86,8 @@ def run(changes):
         ({"probes": ("shift",)}, "probe", "shift", "Did you mean 'shifts'"),
         ({"probes": ("responses",)}, "responses", "not mlp", "such as resnet20_cifar"),
         ({"probes": ("first_layer",)}, "MLP", "no convolution", "no filters to look at"),
+        ({"probes": ("shifts", "effective_field")}, "effective_field", "not mlp", "such as dilated_cnn"),
+        ({"probes": ("sizes",)}, "sizes", "not mlp", "needs another network"),
         ({"model": "resnet8_cifar", "frozen": ("stage11",)}, "stage11", "frozen", "Did you mean 'stage1'"),
         ({"model": Linear(), "frozen": ("Dense_1",)}, "parameter of Linear", "Dense_1", "Did you mean 'Dense_0'"),
         # Wrong types

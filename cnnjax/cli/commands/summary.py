@@ -7,9 +7,10 @@ NAME is a network of this package, or MODULE:NAME of a Linen module of your own:
 returns one; MODULE is found from the current directory. FIELD is a field of the network; ``cnnjax summary NAME --help``
 lists them. Where a field is called like one of the first flags, as ``depth`` is, write --model.FIELD.
 
-Nothing is trained, and only --units computes: a few random images, to count channels that are zero everywhere. A
-multiplication with its addition counts as one multiply-add; XLA counts both, and additions, activations and pooling,
-but not what is multiplied by padding. Memory is of the program as it is written; XLA may need less.
+Nothing is trained, and nothing computed but a few random images to count dead units, channels that are zero everywhere:
+where that takes about a second, or --units asks for it. A multiplication with its addition counts as one multiply-add;
+XLA counts both, and additions, activations and pooling, but not what is multiplied by padding. Memory is of the program
+as it is written; XLA may need less.
 
 examples:
   cnnjax summary lenet5
@@ -82,10 +83,12 @@ def _draw(found: Any, name: str, path: str) -> None:
 
 
 def _show(found: Any, name: str, model: Any) -> None:
+    from rich.console import Console
+
     from cnnjax.analysis.text import parts
     from cnnjax.cli.network import values
     from cnnjax.tables import show
 
-    show(*parts(found, f"[bold]{name}[/bold]"))
+    show(*parts(found, name), console=Console(markup=False))
     print("fields:")
     print("\n".join(f"  {field} = {getattr(value, '__name__', value)}" for field, value in values(model).items()))
