@@ -16,9 +16,9 @@ BATCH, STEPS, ROUNDS, LIMIT = 128, 2, 7, 10.0
 def main() -> None:
     from cnnjax.augment import AUGMENTATIONS
     from cnnjax.data import DataConfig, load
-    from cnnjax.sweep import execute
+    from cnnjax.sweep import supervise
 
-    execute.pin(0, 1)
+    supervise.pin(0, 1)
     dataset = load(DataConfig("shapes", image_size=32, examples=BATCH * STEPS))
     contestants = {"none": (), "flip, crop": ("flip", "crop"), "all": tuple(AUGMENTATIONS)}
     steps = alternate({name: timer(names, dataset) for name, names in contestants.items()}, ROUNDS)

@@ -24,9 +24,9 @@ REPEATS, ROUNDS = 5, 7
 
 
 def main() -> None:
-    from cnnjax.sweep import execute
+    from cnnjax.sweep import supervise
 
-    execute.pin(0, 1)
+    supervise.pin(0, 1)
     results = {}
     for name, shape in SHAPES.items():
         contestants = {

@@ -26,10 +26,10 @@ RUNS, SWEEP_STEPS, BATCH = 16, 500, 32
 def driver_table(results) -> None:
     """In a process of its own, because it pins itself."""
     from cnnjax.data import DataConfig, load
-    from cnnjax.sweep import execute, rule
+    from cnnjax.sweep import rule, supervise
     from cnnjax.train import Hyper, Spec
 
-    execute.pin(0, 1)
+    supervise.pin(0, 1)
     dataset = load(DataConfig("digits"))
     table = {}
     for name, (model, fields, batch) in NETS.items():
@@ -129,11 +129,11 @@ class Workers:
 
 def _worker(pipe, number: int, count: int) -> None:
     from cnnjax.data import DataConfig, load
-    from cnnjax.sweep import execute, rule
+    from cnnjax.sweep import rule, supervise
     from cnnjax.train import Hyper, Spec
     from cnnjax.train.run import train
 
-    execute.pin(number, 1)
+    supervise.pin(number, 1)
     dataset = load(DataConfig("digits"))
     spec = Spec(model="lenet5", model_fields=(("padding", "SAME"),), steps=SWEEP_STEPS, batch_size=BATCH)
     driver = rule.default_driver("cpu", rule.cost(spec, dataset.info))

@@ -33,9 +33,9 @@ LARGE = {  # batch, side, input channels, output channels, kernel
 
 
 def main() -> None:
-    from cnnjax.sweep import execute
+    from cnnjax.sweep import supervise
 
-    execute.pin(0, 1)
+    supervise.pin(0, 1)
     results = {
         "transposed": {name: timed(transposed(*shape), *shape[:5]) for name, shape in TRANSPOSED.items()},
         "volumes": {name: timed(volumes(), *shape, axes=3) for name, shape in VOLUMES.items()},

@@ -19,9 +19,9 @@ TARGETS = {"head": 3, "head on cached features": 20}
 
 
 def main() -> None:
-    from cnnjax.sweep import execute
+    from cnnjax.sweep import supervise
 
-    execute.pin(0, 1)
+    supervise.pin(0, 1)
     import jax
 
     from cnnjax.data import DataConfig, load

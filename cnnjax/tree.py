@@ -27,6 +27,12 @@ def count(tree: Any) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree_util.tree_leaves(tree))
 
 
+def first_not_finite(tree: Any, index: int) -> str | None:
+    """The name of the first leaf, a NumPy array, that is not finite at ``index`` of its first axis."""
+    leaves = zip(names(tree), jax.tree_util.tree_leaves(tree), strict=True)
+    return next((name for name, leaf in leaves if not np.isfinite(leaf[index]).all()), None)
+
+
 def digest(tree: Any) -> str:
     """SHA-256 over every leaf's name, dtype, shape and bytes: equal only where every bit is."""
     total = hashlib.sha256()

@@ -9,10 +9,13 @@ examples:
   cnnjax predict --model=resnet50 --weights=resnet50.pth cat.jpg dog.jpg
   cnnjax evaluate --model=resnet50 --weights=resnet50.pth --data=folder:imagenet --split=valid
   cnnjax convert resnet50.pth --model=resnet50 --to=resnet50.safetensors
+  cnnjax status runs --follow
+  cnnjax compare runs/gridding experiments/results/gridding
+  cnnjax rerun experiments/results/gridding 0859
 
 ``cnnjax SUBCOMMAND --help`` lists a subcommand's flags. Experiments are run by ``python -m experiments``.
 
-exit codes: 0 done, 2 bad input (nothing is written), 130 interrupted
+exit codes: 0 done, 1 (compare, rerun) bits differ, 2 bad input (nothing is written), 130 interrupted
 """
 
 import importlib
@@ -26,12 +29,15 @@ SUBCOMMANDS = {
     "summary": "one network, layer by layer",
     "predict": "the likeliest classes of pictures",
     "evaluate": "error and loss of weights on a dataset",
+    "status": "how far sweeps are: runs done, running and failed, and when they end",
+    "compare": "two sweeps run by run: whether their bits agree, and why not",
+    "rerun": "one run again, and whether its bits agree",
     "convert": "weights from torchvision's and timm's files to our format, and back",
 }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a subcommand and returns the exit code: 0, 2 for bad input, 130 when interrupted.
+    """Runs a subcommand and returns the exit code: 0, 1 where bits differ, 2 for bad input, 130 when interrupted.
 
     Args:
       argv: arguments without the program's name; ``sys.argv`` by default.
@@ -46,8 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     label = f"cnnjax {name}" if name in SUBCOMMANDS else "cnnjax"
     try:
-        _run(name, rest)
-        return 0
+        return _run(name, rest)
     except ValueError as error:
         from cnnjax.typing import UsageError  # imports JAX, which help does not need
 
@@ -60,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _run(name: str, argv: list[str]) -> None:
+def _run(name: str, argv: list[str]) -> int:
     if name not in SUBCOMMANDS:
         from cnnjax.typing import unknown
 
@@ -70,7 +75,7 @@ def _run(name: str, argv: list[str]) -> None:
     module.define(arguments, settings)
     if settings == argv:
         arguments.parse(argv)
-        module.run(arguments)
-        return
+        return module.run(arguments) or 0
     flags = help_lines(arguments.values, arguments.names)
     print("\n".join([(module.__doc__ or "").strip(), "", "flags, with their defaults in [brackets]:", *flags]))
+    return 0

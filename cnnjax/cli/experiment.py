@@ -27,14 +27,17 @@ from cnnjax.cli.flags import Flags
 from cnnjax.cli.progress import display
 from cnnjax.cli.source import source_session, train, trained
 from cnnjax.data.catalog import DataConfig
+from cnnjax.process import write_atomically
 from cnnjax.report.figures import Drawing, FigureSpec
 from cnnjax.sweep import bundle as bundles
-from cnnjax.sweep import execute, plan, points, rule
+from cnnjax.sweep import joint, plan, points, rule
 from cnnjax.sweep.bundle import dataset_of, threads_here
 from cnnjax.sweep.grid import Grid
-from cnnjax.sweep.plan import Plan, assign
+from cnnjax.sweep.plan import AUTO, Plan, assign
 from cnnjax.sweep.session import Execution, Session
-from cnnjax.sweep.store import Row, dumps, write_atomically
+from cnnjax.sweep.store import Row, dumps
+from cnnjax.sweep.supervise import pin
+from cnnjax.train import shard
 from cnnjax.train.program import Driver
 from cnnjax.train.run import Interrupted
 from cnnjax.train.spec import Hyper, Spec, digest, to_json
@@ -59,7 +62,8 @@ def main(experiment: ModuleType | str, argv: list[str] | None = None) -> int:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     except Interrupted as stopped:
-        print(f"{name}: {stopped}; the state is saved. The same command resumes.", file=sys.stderr)
+        state = "the state is saved" if stopped.saved else "it goes on from the last checkpoint"
+        print(f"{name}: {stopped}; {state}. The same command resumes.", file=sys.stderr)
         return 130
     except KeyboardInterrupt:  # before or after the runs
         print(f"{name}: stopped. The same command resumes.", file=sys.stderr)
@@ -75,10 +79,30 @@ def _main(name: str, module: ModuleType, argv: list[str]) -> int:
         print(flags.help(module.__doc__ or ""))
         return 0
     flags.parse([name, *argv])
+    if flags.coordinator is None:
+        return _start(name, module, flags)
+    shard.join(None if flags.coordinator == "auto" else flags.coordinator, flags.processes, flags.process)
+    try:
+        return _start(name, module, flags)
+    finally:
+        shard.leave()
+
+
+def _start(name: str, module: ModuleType, flags: Flags) -> int:
     execution = _execution(flags)
     if flags.calibrate:
-        execute.pin(0, flags.threads)  # as a worker would be; before JAX looks at the cores
+        pin(0, flags.threads)  # as a worker would be; before JAX looks at the cores
     session = _session(name, module, flags, execution)
+    if flags.coordinator is None:
+        return _lead(name, module, flags, execution, session)
+    if not shard.leads():
+        joint.follow()
+        return 0
+    with joint.leading():
+        return _lead(name, module, flags, execution, session)
+
+
+def _lead(name: str, module: ModuleType, flags: Flags, execution: Execution, session: Session) -> int:
     if hasattr(module, "source"):
         root, data, given = Path(flags.workdir) / name, flags.data(), flags.overrides()
         source = source_session(name, module, flags.preset, data, given, execution, root)
@@ -127,19 +151,35 @@ def _resolve(module: ModuleType, flags: Flags, weights: str) -> tuple[Spec, Hype
 def _execution(flags: Flags) -> Execution:
     if flags.lanes is not None and flags.driver == "auto":
         raise UsageError(f"--lanes={flags.lanes} needs --driver=loop or --driver=scan: the rule chooses both or none.")
-    driver = None if flags.driver == "auto" else Driver(flags.driver, flags.lanes or 1)
+    driver = _driver(flags)
     available = threads_here()
     if flags.threads > available:
         raise UsageError(f"--threads={flags.threads} is more than the {available} cores here. Use at most {available}.")
     workers = max(1, available // flags.threads) if flags.workers is None else flags.workers
+    if driver is not None and (driver.devices > 1 or flags.coordinator):
+        if flags.workers:
+            raise UsageError(f"--workers={flags.workers} have one device each. Use --workers=0, or no several devices.")
+        workers = 0
     return Execution(
         workers=workers,
         threads=flags.threads,
         driver=driver,
         feed=flags.feed,
         checkpoint_seconds=flags.checkpoint_seconds,
+        keep_checkpoints=flags.keep_checkpoints,
         mix_signatures=flags.mix_signatures,
+        lease_seconds=flags.lease_seconds,
+        time_limit=flags.time_limit,
+        memory_limit=flags.memory_limit,
+        log=tuple(flags.log),
     )
+
+
+def _driver(flags: Flags) -> Driver | None:
+    """The driver asked for, its form "auto" where the rule says form and lanes; None where it says all."""
+    data = flags.data_devices or (shard.processes() if flags.coordinator else 1)
+    driver = Driver(flags.driver, flags.lanes or 1, flags.run_devices, data, flags.batch_norm)
+    return None if driver.form == AUTO and driver.devices == 1 else driver
 
 
 def _check_claims(module: ModuleType, planned: Plan) -> None:
@@ -161,13 +201,15 @@ def _run(name: str, module: ModuleType, session: Session) -> int:
 
     console = Console()
     session.start()
-    pending = session.pending()
-    count = sum(len(bundle.points) for bundle in pending)
-    total = len(session.plan.points)
-    state = f"{count} of {total} runs to do" if count else f"all {total} runs are done"
+    pending, done, total = session.pending(), len(session.done()), len(session.plan.points)
+    state = f"{total - done} of {total} runs to do" if done < total else f"all {total} runs are done"
     console.print(f"[bold]{module.TITLE}[/bold]\n{state}; {session.plan.programs} training programs")
-    with display(pending, total, console) as listen:
+    with display(pending, done, total, console) as listen:
         session.execute(listen)
+    if session.execution.member is not None:
+        left = total - len(session.done())
+        console.print(f"Nothing is left to take: {left} of {total} runs are in others' hands" if left else "All is done")
+        return 0
     rows = session.rows()
     assert session.store is not None
     directory = session.store.directory
@@ -258,7 +300,7 @@ def _print_plan(planned: Plan, session: Session, platform: str, execution: Execu
     for (spec, driver), members in groups.items():
         seconds = rule.forecast_seconds(platform, spec, members[0].image_cost)
         runs = sum(len(bundle.points) for bundle in members)
-        total += seconds * len(members) * driver.lanes
+        total += seconds * len(members) * driver.members
         label = spec.model if isinstance(spec.model, str) else type(spec.model).__name__
         found.add_row(
             str(label), driver.form, str(driver.lanes), str(runs), f"{members[0].image_cost:,}", f"{seconds:.1f}"
@@ -269,7 +311,7 @@ def _print_plan(planned: Plan, session: Session, platform: str, execution: Execu
     console = Console()
     console.print(found)
     console.print(
-        f"{len(planned.points)} runs ({sum(len(b.points) for b in session.pending())} to do), {planned.programs} "
+        f"{len(planned.points)} runs ({len(planned.points) - len(session.done())} to do), {planned.programs} "
         f"training programs, {workers} at a time on {platform}; about {total / workers / 60:.1f} minutes "
         f"and compiling (a forecast, within a factor of three); about {bytes_each / 2**20:.0f} MiB for each process."
     )

@@ -9,11 +9,12 @@ from absl import flags
 from cnnjax import models
 from cnnjax.cli.arguments import DEFINE, as_static, help_lines, parsed
 from cnnjax.data.catalog import DataConfig
+from cnnjax.nn.norm import BATCH_NORMS
 from cnnjax.sweep.grid import Grid, axis, product
 from cnnjax.train.spec import Hyper, Spec
 from cnnjax.typing import UsageError, unknown
 
-EXECUTION = "how it is executed (does not change results, but for driver, lanes and threads)"
+EXECUTION = "how it is executed (does not change results, but for driver, lanes, threads, data_devices and batch_norm)"
 SWEEP = "what varies"
 NUMBERS = "numbers of a run (traced: another value is the same program)"
 STATIC = "what a run is (static: another value is another program)"
@@ -88,11 +89,67 @@ class Flags:
             "runs side by side in one program; needs --driver",
             lower_bound=1,
         )
+        for name, default, what in (
+            ("run_devices", 1, "devices of one process that share the runs of a bundle; changes no result"),
+            ("data_devices", None, "devices that share each batch; by default one of each process"),
+        ):
+            define(EXECUTION, flags.DEFINE_integer, name, default, what, lower_bound=1)
+        define(
+            EXECUTION,
+            flags.DEFINE_enum,
+            "batch_norm",
+            BATCH_NORMS[0],
+            list(BATCH_NORMS),
+            "data_devices: normalise by the whole batch, or each device by its part",
+        )
+        define(
+            EXECUTION,
+            flags.DEFINE_string,
+            "coordinator",
+            None,
+            "HOST:PORT of the first of several processes that share each batch; auto under SLURM, on Cloud TPU",
+        )
+        define(EXECUTION, flags.DEFINE_integer, "processes", None, "how many these are", lower_bound=1)
+        define(EXECUTION, flags.DEFINE_integer, "process", None, "which one this is; 0 leads", lower_bound=0)
         define(EXECUTION, flags.DEFINE_enum, "feed", "auto", ["auto", "resident", "stream"], "where the examples lie")
         define(
             EXECUTION, flags.DEFINE_float, "checkpoint_seconds", 60.0, "least time between checkpoints", lower_bound=0.0
         )
-        define(EXECUTION, flags.DEFINE_boolean, "mix_signatures", False, "go on with rows made under another signature")
+        define(
+            EXECUTION, flags.DEFINE_boolean, "keep_checkpoints", False, "keep the last state of every finished bundle"
+        )
+        define(
+            EXECUTION,
+            flags.DEFINE_boolean,
+            "mix_signatures",
+            False,
+            "go on with rows and checkpoints of another execution signature",
+        )
+        define(
+            EXECUTION,
+            flags.DEFINE_float,
+            "lease_seconds",
+            60.0,
+            "silence after which others take a worker's runs",
+            lower_bound=0.5,
+        )
+        define(
+            EXECUTION,
+            flags.DEFINE_float,
+            "time_limit",
+            0.0,
+            "seconds that a worker process may spend on a bundle; 0 is no limit",
+            lower_bound=0.0,
+        )
+        define(
+            EXECUTION,
+            flags.DEFINE_integer,
+            "memory_limit",
+            0,
+            "MiB that a worker process may use; 0 is no limit",
+            lower_bound=0,
+        )
+        define(EXECUTION, flags.DEFINE_list, "log", [], "beside JSON lines: tensorboard, wandb")
 
     def parse(self, argv: list[str]) -> list[str]:
         """Reads ``argv``; raises UsageError for whatever does not fit."""
@@ -155,7 +212,7 @@ class Flags:
     def given(self, prefix: str) -> dict[str, Any]:
         """Name, without the prefix, -> value of every flag given whose name begins with the prefix."""
         return {
-            name.removeprefix(prefix): self.values[name].value
+            name.removeprefix(prefix): as_static(self.values[name].value)
             for name in self.groups
             if name.startswith(prefix) and self.values[name].present
         }

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnnjax import image
 from cnnjax.typing import UsageError
 from cnnjax.weights import Preprocessing
 
@@ -22,13 +23,10 @@ def opened(path: Path) -> Any:
     Raises:
       UsageError: it is no image, or there is none.
     """
-    from PIL import Image
-
     try:
-        return Image.open(path)
+        return image.opened(path)
     except Exception as error:  # Pillow's are of many types
-        reason = "it is no image that Pillow knows" if isinstance(error, Image.UnidentifiedImageError) else error
-        raise UsageError(f"{path} cannot be read: {reason}.") from error
+        raise UsageError(f"{path} cannot be read: {error}.") from error
 
 
 def prepare_file(path: Path, preprocessing: Preprocessing) -> np.ndarray:
@@ -37,8 +35,11 @@ def prepare_file(path: Path, preprocessing: Preprocessing) -> np.ndarray:
     Raises:
       UsageError: it cannot be read.
     """
-    with opened(path) as image:
-        return preprocessing.apply(image)
+    with opened(path) as picture:
+        try:
+            return preprocessing.apply(picture)
+        except Exception as error:  # its header was good, its pixels are not
+            raise UsageError(f"{path} cannot be read: {str(error).rstrip('.')}.") from error
 
 
 def batches(prepare: Prepare, count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:

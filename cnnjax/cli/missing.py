@@ -103,12 +103,12 @@ def forecast(name: str, module: ModuleType, workdir: Path, options: argparse.Nam
     platform, pending = jax.default_backend(), session.pending()
     workers = max(1, session.execution.workers) if platform == "cpu" else jax.device_count()
     programs = len({(bundle.spec, bundle.driver) for bundle in pending})
-    training = sum(rule.forecast_seconds(platform, b.spec, b.image_cost) * b.driver.lanes for b in pending)
+    training = sum(rule.forecast_seconds(platform, b.spec, b.image_cost) * b.driver.members for b in pending)
     rounds = -(-programs // workers)  # a worker keeps to the programs that it has compiled
     return Forecast(
         name,
         why,
-        runs=sum(len(bundle.points) for bundle in pending),
+        runs=len(session.plan.points) - len(session.done()),
         programs=programs,
         seconds=training / workers + COMPILE_SECONDS * rounds,
         measured=measured,

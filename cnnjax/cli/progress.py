@@ -5,16 +5,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from cnnjax.sweep.execute import Listener, Progress
 from cnnjax.sweep.plan import Bundle
+from cnnjax.sweep.work import Listener, Progress
 
 
 @contextmanager
-def display(pending: Sequence[Bundle], total_runs: int, console: Any) -> Iterator[Listener]:
+def display(pending: Sequence[Bundle], done_before: int, total_runs: int, console: Any) -> Iterator[Listener]:
     """A listener for ``Session.execute`` that draws a bar for the sweep and a line for each worker.
 
     Args:
       pending: the bundles that will run.
+      done_before: runs that are done already.
       total_runs: runs of the whole sweep, those already done included.
       console: a rich console; nothing is drawn where it is not a terminal.
     """
@@ -34,12 +35,13 @@ def display(pending: Sequence[Bundle], total_runs: int, console: Any) -> Iterato
         transient=True,
     )
     work = sum(bundle.cost for bundle in pending)
-    done_before = total_runs - sum(len(bundle.points) for bundle in pending)
     whole = bars.add_task("", total=work, rate="", left="")
     tally = _Tally(done_before, work)
 
     def listen(news: Progress) -> None:
         tally.add(news)
+        if news.elsewhere:
+            return
         if news.worker not in tally.lines:
             tally.lines[news.worker] = bars.add_task("", total=1, rate="", left="")
         line = tally.lines[news.worker]
@@ -67,14 +69,17 @@ class _Tally:
         self.started = time.perf_counter()
         self.work_done, self.images = 0.0, 0
         self._steps: dict[str, int] = {}
+        self._finished: set[str] = set()
 
     def add(self, news: Progress) -> None:
         key = news.bundle.bundle_id
         steps = news.steps - self._steps.get(key, 0)
         self._steps[key] = news.steps
         self.work_done += news.bundle.cost * steps / news.bundle.spec.steps
-        self.images += steps * news.bundle.spec.batch_size * len(news.bundle.points)
-        if news.finished:
+        if not news.elsewhere:
+            self.images += steps * news.bundle.spec.batch_size * len(news.bundle.points)
+        if news.finished and key not in self._finished:
+            self._finished.add(key)
             self.runs += len(news.bundle.points)
 
     def images_per_second(self) -> float:

@@ -51,7 +51,7 @@ def source_session(
     configuration = {"spec": to_json(spec), "hyper": to_json(hyper)}
     session = Session(
         planned,
-        execution,
+        dataclasses.replace(execution, member=None),  # all of a fleet wait for it
         root.with_name(f"{root.name}-source"),
         {"experiment": f"{name}/source", "configuration": configuration},
     )
@@ -81,6 +81,6 @@ def train(session: Session) -> str:
     console = Console()
     console.print("First the network that the runs start from:")
     session.start()
-    with display(session.pending(), 1, console) as listen:
+    with display(session.pending(), 0, 1, console) as listen:
         session.execute(listen)
     return trained(session)

@@ -75,6 +75,29 @@ def write(
         _replace(_entry(key), new)
 
 
+def read_list(key: str) -> list[tuple[int, str]] | None:
+    """What ``write_list`` kept, or None where there is nothing whole."""
+    try:
+        return [(int(number), str(text)) for number, text in json.loads(_list(key).read_text())]
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_list(key: str, found: list[tuple[int, str]]) -> None:
+    """Keeps numbered remarks on a dataset.
+
+    Raises:
+      UsageError: the directory cannot be written.
+    """
+    with _new_directory(_list(key).parent, needed=2**20) as new:
+        (new / "list.json").write_text(json.dumps(found))
+        (new / "list.json").replace(_list(key))
+
+
+def _list(key: str) -> Path:
+    return root() / "data" / f"{key}.json"
+
+
 def _entry(key: str) -> Path:
     return root() / "data" / key
 

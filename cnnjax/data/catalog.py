@@ -7,12 +7,13 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
 from cnnjax.data import digits, encoded, folder, shapes, tfds
-from cnnjax.data.dataset import SPLITS, DataConfig, Dataset, Info, Progress, assemble
+from cnnjax.data.dataset import SPLITS, DataConfig, Dataset, Info, OnBadImage, Progress, assemble
 from cnnjax.rng import permutation
 from cnnjax.typing import UsageError, unknown
 
@@ -49,7 +50,7 @@ def describe(config: DataConfig) -> Info:
     """What the dataset will be, without loading it.
 
     Cheap, except that a dataset of TFDS is downloaded and prepared on its first use: before that
-    nobody knows its sizes. For some of the classes all labels are read.
+    nobody knows its sizes. For some of the classes all labels are read. To skip bad images, all are decoded once.
 
     Raises:
       UsageError: the name is unknown, a value is out of range, a folder or a download is missing,
@@ -81,9 +82,12 @@ def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
     """
     info = describe(config) if config.classes else None
     dataset = _source(config).load(config, progress)
+    skipped = dataset.skipped
     if info:
         dataset = _selected(dataset, info, config.classes)
-    return _permuted(dataset) if config.permute_pixels else dataset
+    if config.permute_pixels:
+        dataset = _permuted(dataset)
+    return dataclasses.replace(dataset, skipped=skipped)
 
 
 def _check_classes(config: DataConfig, info: Info) -> None:
@@ -173,6 +177,7 @@ def _check(config: DataConfig) -> None:
         "valid_fraction": (0 < config.valid_fraction < 1, "between 0 and 1, both excluded"),
         "examples": (config.examples >= 1, "at least 1"),
         "difficulty": (0 <= config.difficulty <= 1, "between 0 and 1"),
+        "on_bad_image": (config.on_bad_image in get_args(OnBadImage), " or ".join(get_args(OnBadImage))),
     }
     for field, (satisfied, requirement) in requirements.items():
         if not satisfied:

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, UInt8
@@ -15,9 +15,11 @@ SPLITS = ("train", "valid", "test")
 # Called with (done, total) examples while images are decoded.
 Progress = Callable[[int, int], None]
 
+OnBadImage = Literal["stop", "skip"]
 
-def _field(default: Any, help: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help})
+
+def _field(default: Any, help: str, **metadata: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class DataConfig:
     difficulty: float = _field(0.5, "of a procedural dataset, 0 to 1: noise, clutter and lack of contrast")
     classes: tuple[int, ...] = _field((), "only examples of these classes, numbered anew in this order; all without")
     permute_pixels: bool = _field(False, "the pixels of all images in one fixed random order: no neighbours remain")
+    # Runs of a dataset without bad images keep the names that they had before there was this field.
+    on_bad_image: OnBadImage = _field(
+        "stop", "an image that cannot be decoded: stop and name it, or skip it and list it", silent=True
+    )
 
     def at_size(self, side: int) -> "DataConfig":
         """The same with images of ``side`` pixels, unless another size was asked for."""
@@ -87,6 +93,7 @@ class Dataset:
         first; its largest entry is positive. ``colour_basis @ colour_basis.T`` is the covariance. Features have
         no colours, and a basis of shape (0, 0).
       fingerprint: SHA-256 of the images, the labels and the ranges.
+      skipped: what each image left out is called, and why it was; see ``DataConfig.on_bad_image``.
     """
 
     info: Info
@@ -97,6 +104,7 @@ class Dataset:
     std: Float32[np.ndarray, " c"]
     colour_basis: Float32[np.ndarray, "colours colours"]
     fingerprint: str
+    skipped: tuple[tuple[str, str], ...] = ()
 
 
 def assemble(info: Info, images: UInt8[np.ndarray, "n h w c"], labels: Int32[np.ndarray, " n"]) -> Dataset:

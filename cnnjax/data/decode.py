@@ -1,27 +1,30 @@
 """One encoded image to an array of a known shape, with Pillow."""
 
+import contextlib
 import io
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from cnnjax.image import plain
+from cnnjax.image import LARGEST_PIXELS, plain
+from cnnjax.image import opened as open_image
 
 if TYPE_CHECKING:
     from PIL import Image
 
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B")
 EXIF_ORIENTATION = 0x0112
+LARGE_PIXELS = 2**24  # images with more are decoded one at a time, however many threads there are
+_large = threading.Lock()
 
 
 @contextmanager
 def opened(encoded: bytes) -> Any:
     """The image of an encoded file: the header is read now, the pixels when they are needed."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(encoded)) as image:
+    with open_image(io.BytesIO(encoded)) as image:
         yield image
 
 
@@ -49,9 +52,10 @@ def pixels(image: "Image.Image", channels: int, size: int | None = None) -> UInt
     Raises:
       Exception: of many types, Pillow's for a damaged file.
     """
-    image = plain(image, channels)
-    if size is not None:
-        image = _resize(image, size)
+    with _large if image.width * image.height > LARGE_PIXELS else contextlib.nullcontext():
+        image = plain(image, channels)
+        if size is not None:
+            image = _resize(image, size)
     return np.asarray(image).reshape(image.height, image.width, channels)
 
 
@@ -77,6 +81,8 @@ def _resize(image: "Image.Image", size: int) -> "Image.Image":
         return image
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
+    if width * height > LARGEST_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels are too long and narrow for a square of its centre")
     left, top = (width - size) // 2, (height - size) // 2
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     return image.crop((left, top, left + size, top + size))

@@ -3,13 +3,15 @@
 A reader says what there is (``Encoded``); here it is divided into splits, decoded, and cached.
 """
 
+import dataclasses
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
@@ -24,6 +26,7 @@ TEST_FRACTION = 0.1
 # The layout of a cache entry and everything that decides its pixels, except Pillow's version.
 FORMAT = 1
 CHUNK = 64  # images per task of the thread pool
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ def describe(encoded: Encoded, config: DataConfig) -> Info:
       UsageError: a split would be empty, a sample cannot be read, or the samples differ in size
         and no ``image_size`` is given.
     """
+    encoded, _ = readable(encoded, config)
     sizes = split_sizes(encoded.counts, config)
     channels = config.channels or encoded.channels
     if channels and config.image_size:
@@ -71,13 +75,15 @@ def load(encoded: Encoded, config: DataConfig, progress: Progress | None = None)
     Raises:
       UsageError: as ``describe``, or images cannot be read or do not fit together.
     """
+    encoded, skipped = readable(encoded, config, progress)
+    config = dataclasses.replace(config, on_bad_image="stop")  # none is left
     info = describe(encoded, config)
 
     def fill(images: UInt8[np.ndarray, "n h w c"], labels: Int32[np.ndarray, " n"]) -> str:
         _decode_all(encoded, config, images, labels, progress)
         return assemble(info, images, labels).fingerprint
 
-    return kept(_key(encoded, config, info), info, fill)
+    return dataclasses.replace(kept(_key(encoded, config, info), info, fill), skipped=skipped)
 
 
 def kept(key: str, info: Info, fill: Callable[[UInt8[np.ndarray, "n h w c"], Int32[np.ndarray, " n"]], str]) -> Dataset:
@@ -92,6 +98,75 @@ def kept(key: str, info: Info, fill: Callable[[UInt8[np.ndarray, "n h w c"], Int
     if dataset := _cached(key, info):
         return dataset
     raise OSError(f"The cache in {cache.root()} does not give back what was written to it.")
+
+
+def readable(
+    encoded: Encoded, config: DataConfig, progress: Progress | None = None
+) -> tuple[Encoded, tuple[tuple[str, str], ...]]:
+    """The examples without those whose image cannot be decoded, where they are to be skipped; and these, with why."""
+    bad = unreadable(encoded, config, progress)
+    if not bad:
+        return encoded, ()
+    left = without(encoded, bad)
+    samples = [left.index(example) for example in encoded.samples if example not in bad]
+    fewer = Encoded(
+        counts=counts_without(encoded, bad),
+        class_names=encoded.class_names,
+        read=lambda example: encoded.read(left[example]),
+        where=lambda example: encoded.where(left[example]),
+        samples=samples or [0],
+        channels=encoded.channels,
+        identity=lambda: _digest(encoded.identity(), sorted(bad)),
+    )
+    return fewer, tuple((encoded.where(example), reason) for example, reason in bad.items())
+
+
+def unreadable(encoded: Encoded, config: DataConfig, progress: Progress | None = None) -> dict[int, str]:
+    """The examples to be skipped, and why. Every image is decoded to find them; the list is kept in the cache."""
+    import PIL
+
+    if config.on_bad_image != "skip":
+        return {}
+    key = _digest("bad", FORMAT, PIL.__version__, config.image_size, encoded.identity())
+    bad = cache.read_list(key)
+    if bad is None:
+        bad = _bad(encoded, config.image_size, progress)
+        cache.write_list(key, bad)
+    return dict(bad)
+
+
+def without(encoded: Encoded, bad: Collection[int]) -> list[int]:
+    """The examples but the bad ones."""
+    return [example for example in range(sum(encoded.counts.values())) if example not in bad]
+
+
+def counts_without(encoded: Encoded, bad: Iterable[int]) -> dict[str, int]:
+    """The number of examples of each split but the bad ones."""
+    counts, start = {}, 0
+    for split in (split for split in SPLITS if split in encoded.counts):
+        stop = start + encoded.counts[split]
+        counts[split] = stop - start - sum(start <= example < stop for example in bad)
+        start = stop
+    return counts
+
+
+def _bad(encoded: Encoded, size: int | None, progress: Progress | None) -> list[tuple[int, str]]:
+    """The examples whose image cannot be decoded, and why."""
+    total = sum(encoded.counts.values())
+
+    def check(start: int) -> list[tuple[int, str]]:
+        found = []
+        for example in range(start, min(start + CHUNK, total)):
+            try:
+                with decode.opened(encoded.read(example)[0]) as image:
+                    decode.pixels(image, 3, size)
+            except UsageError:
+                raise
+            except Exception as error:  # Pillow raises many types
+                found.append((example, str(error)))
+        return found
+
+    return [each for found in _by_chunks(check, total, progress) for each in found]
 
 
 def split_sizes(counts: dict[str, int], config: DataConfig) -> dict[str, int]:
@@ -172,7 +247,11 @@ def _key(encoded: Encoded, config: DataConfig, info: Info) -> str:
     import PIL
 
     parts = [FORMAT, PIL.__version__, info.sizes, info.image_shape, config.image_size, config.channels]
-    return hashlib.sha256(json.dumps([*parts, encoded.identity()]).encode()).hexdigest()
+    return _digest(*parts, encoded.identity())
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _decode_all(
@@ -198,15 +277,19 @@ def _decode_all(
                 failures.append((encoded.where(example), error))
         return failures
 
-    starts = range(0, len(examples), CHUNK)
-    unreadable: list[tuple[str, Exception]] = []
-    with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
-        for start, failures in zip(starts, pool.map(decode_chunk, starts), strict=True):
-            unreadable += failures
-            if progress:
-                progress(min(start + CHUNK, len(examples)), len(examples))
+    unreadable = [each for failures in _by_chunks(decode_chunk, len(examples), progress) for each in failures]
     if unreadable:
         raise _unreadable(sorted(unreadable, key=lambda failure: failure[0]))
+
+
+def _by_chunks(work: Callable[[int], list[T]], total: int, progress: Progress | None) -> Iterator[list[T]]:
+    """What ``work`` returns for the first example of each chunk of ``total``, in threads."""
+    starts = range(0, total, CHUNK)
+    with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
+        for start, found in zip(starts, pool.map(work, starts), strict=True):
+            yield found
+            if progress:
+                progress(min(start + CHUNK, total), total)
 
 
 def _decode_one(data: bytes, shape: tuple[int, ...], config: DataConfig, name: str) -> UInt8[np.ndarray, "h w c"]:
@@ -232,4 +315,5 @@ def _sizes_differ(one: str, size: Sequence[int], other: str, other_size: Sequenc
 def _unreadable(failures: list[tuple[str, Exception]]) -> UsageError:
     named = "; ".join(f"{name} ({error})" for name, error in failures[:5])
     more = ", ..." if len(failures) > 5 else ""
-    return UsageError(f"{len(failures)} images cannot be read: {named}{more}. Replace or remove them.")
+    remedy = "Replace or remove them, or set --data.on_bad_image=skip."
+    return UsageError(f"{len(failures)} images cannot be read: {named}{more}. {remedy}")

@@ -15,6 +15,7 @@ from cnnjax.data.dataset import SPLITS, DataConfig, Dataset, Info, Progress
 from cnnjax.typing import UsageError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+LARGEST_BYTES = 2**28  # of a file that is believed to be one image
 SPLIT_FOLDERS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
 
 
@@ -79,9 +80,12 @@ def files(config: DataConfig, split: str) -> Files:
       UsageError: no such folder, no images, classes that differ between splits, or a split would be empty.
     """
     found = _listing(Path(config.argument).expanduser())
-    chosen = encoded.order(found.counts).tolist()
+    every = _encoded_of(found)
+    bad = encoded.unreadable(every, config)
+    left, counts = encoded.without(every, bad), encoded.counts_without(every, bad)
+    chosen = [left[place] for place in encoded.order(counts).tolist()]
     if split != "all":
-        sizes = encoded.split_sizes(found.counts, config)
+        sizes = encoded.split_sizes(counts, config)
         start = sum(sizes[before] for before in SPLITS[: SPLITS.index(split)])
         chosen = chosen[start : start + sizes[split]]
     paths = [Path(found.root, found.paths[example]) for example in chosen]
@@ -89,11 +93,14 @@ def files(config: DataConfig, split: str) -> Files:
 
 
 def _encoded(config: DataConfig) -> encoded.Encoded:
-    found = _listing(Path(config.argument).expanduser())
+    return _encoded_of(_listing(Path(config.argument).expanduser()))
+
+
+def _encoded_of(found: Listing) -> encoded.Encoded:
     return encoded.Encoded(
         counts=found.counts,
         class_names=found.class_names,
-        read=lambda example: (Path(found.root, found.paths[example]).read_bytes(), found.labels[example]),
+        read=lambda example: (_content(Path(found.root, found.paths[example])), found.labels[example]),
         where=lambda example: os.path.join(found.root, found.paths[example]),
         samples=found.samples,
         channels=None,
@@ -165,12 +172,25 @@ def images(root: Path, folder: Path) -> list[str]:
     return sorted(found)
 
 
+def _content(path: Path) -> bytes:
+    """The bytes of a file. Waits for no pipe, and reads no more than an image may have."""
+    if not path.is_file():
+        raise ValueError("it is no file, or a link to none")
+    if (size := path.stat().st_size) > LARGEST_BYTES:
+        raise ValueError(f"its {size} bytes are more than {LARGEST_BYTES}")
+    return path.read_bytes()
+
+
 def _identity(found: Listing) -> str:
     """Over names, sizes and times of change: the images themselves are not read."""
     digest = hashlib.sha256()
     for path in found.paths:
-        status = os.stat(os.path.join(found.root, path))
-        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        try:
+            status = os.stat(os.path.join(found.root, path))
+            size, changed = status.st_size, status.st_mtime_ns
+        except OSError:  # a link to nothing: reading it will say so
+            size, changed = -1, -1
+        digest.update(f"{path}\0{size}\0{changed}\n".encode())
     return digest.hexdigest()
 
 

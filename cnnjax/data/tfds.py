@@ -66,7 +66,10 @@ def _encoded(config: DataConfig) -> encoded.Encoded:
         record = sources[split][index]
         label = int(record["label"])
         if not 0 <= label < features["label"].num_classes:
-            raise UsageError(f"Split {split!r} of tfds:{config.argument} has no labels (found {label}).")
+            raise UsageError(
+                f"Split {split!r} of tfds:{config.argument} has a label that is no class: {label} at {split}[{index}]; "
+                f"classes are 0 to {features['label'].num_classes - 1}. Use another dataset, or mend this one."
+            )
         return record["image"], label
 
     return encoded.Encoded(

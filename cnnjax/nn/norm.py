@@ -4,7 +4,9 @@ All four standardise activations (subtract a mean, divide by a standard deviatio
 a learned scale and bias per channel; they differ in what the mean is taken over (S3:617-679).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -17,52 +19,90 @@ from jaxtyping import Array, Float
 from cnnjax.typing import UsageError, unknown
 
 NORMS = ("batch", "instance", "group", "layer", "none")
+BATCH_NORMS = ("synchronised", "local")  # over the whole batch, or over each device's part of it
 EPSILON = 1e-5
 
+# The axis of devices that share the batch, and how; set while a program is traced. A network is built from the name
+# of its norm alone, and must be the same network on any number of devices.
+_shared: ContextVar[tuple[str | None, str]] = ContextVar("shared", default=(None, BATCH_NORMS[0]))
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
+
+@contextmanager
+def shared_batch(axis: str | None, batch_norm: str) -> Iterator[None]:
+    """What is traced inside shares its batch with the devices along ``axis`` of a mesh; None: with none.
+
+    ``batch_norm`` is one of ``BATCH_NORMS``: "synchronised" normalises by the statistics of the whole batch, "local"
+    by those of each device's part. Running statistics are the same on all devices either way.
+    """
+    token = _shared.set((axis, batch_norm))
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def standardize(
-    x: Float[Array, "... c"], scale: Float[Array, " c"], bias: Float[Array, " c"], epsilon: float = EPSILON
+    x: Float[Array, "... c"],
+    scale: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    epsilon: float = EPSILON,
+    axis: str | None = None,
 ):
     """Per-channel standardisation over all other axes; returns (output, mean, variance).
 
     The backward pass is the closed form of Ioffe and Szegedy 2015, which reads the activations
     twice; automatic differentiation of the same forward pass reads them more often. The mean and
     the variance are for the running statistics only: no gradient flows through them.
+
+    With ``axis``, the name of an axis of devices, each of which holds an equal part of ``x``, mean and variance are
+    of all parts. The gradient is then of the sum of what all devices differentiate; for ``scale`` and ``bias`` it is
+    this device's share of it, as the gradient of any other parameter is.
     """
-    return _standardize_forward(x, scale, bias, epsilon)[0]
+    return _standardize_forward(x, scale, bias, epsilon, axis)[0]
 
 
-def _standardize_forward(x, scale, bias, epsilon):
+def _standardize_forward(x, scale, bias, epsilon, axis):
     axes = tuple(range(x.ndim - 1))
     x32 = x.astype(jnp.float32)
-    mean = x32.mean(axes)
-    variance = jnp.square(x32 - mean).mean(axes)
+    mean = _over(axis, lax.pmean, x32.mean(axes))
+    variance = _over(axis, lax.pmean, jnp.square(x32 - mean).mean(axes))
     inverse = lax.rsqrt(variance + epsilon)
     out = (x32 - mean) * (inverse * scale) + bias
     return (out.astype(x.dtype), mean, variance), (x, scale, mean, inverse)
 
 
-def _standardize_backward(epsilon, residuals, grads):
+def _standardize_backward(epsilon, axis, residuals, grads):
     x, scale, mean, inverse = residuals
     grad = grads[0].astype(jnp.float32)
     axes = tuple(range(x.ndim - 1))
-    size = x.size // x.shape[-1]
+    size = x.size // x.shape[-1] * devices_along(axis)
     centred = x.astype(jnp.float32) - mean
     bias_grad = grad.sum(axes)
     scale_grad = (grad * centred).sum(axes) * inverse
-    x_grad = (scale * inverse) * (grad - bias_grad / size - centred * (inverse * scale_grad / size))
+    bias_sum, scale_sum = _over(axis, lax.psum, (bias_grad, scale_grad))
+    x_grad = (scale * inverse) * (grad - bias_sum / size - centred * (inverse * scale_sum / size))
     return x_grad.astype(x.dtype), scale_grad, bias_grad
 
 
 standardize.defvjp(_standardize_forward, _standardize_backward)
 
 
+def devices_along(axis: str | None) -> int:
+    """How many devices an axis has, inside of what is mapped over it; 1 of no axis."""
+    return 1 if axis is None else lax.axis_size(axis)
+
+
+def _over(axis, collective, value):
+    """The collective of the devices' values, where there is an axis of devices."""
+    return value if axis is None else collective(value, axis)
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation over batch and space; running statistics in evaluation (S3:666-677).
 
     State in the collection ``batch_stats``: ``mean`` and ``var`` (C,), as exponential averages
-    ``momentum * old + (1 - momentum) * new``.
+    ``momentum * old + (1 - momentum) * new``. See ``shared_batch`` for batches on several devices.
 
     Attributes:
       momentum: weight of the old statistics; PyTorch's momentum is one less this.
@@ -88,10 +128,13 @@ class BatchNorm(nn.Module):
         if not train:
             factor = scale * lax.rsqrt(var.value + self.epsilon)
             return (x * factor + (bias - mean.value * factor)).astype(self.dtype)
-        out, batch_mean, batch_var = standardize(x, scale, bias, self.epsilon)
+        axis, form = (None, "") if self.is_initializing() else _shared.get()
+        out, batch_mean, batch_var = standardize(x, scale, bias, self.epsilon, axis if form == "synchronised" else None)
+        if form == "local":
+            batch_mean, batch_var = _over(axis, lax.pmean, (batch_mean, batch_var))
         if not self.is_initializing():
             if self.unbiased:
-                count = x.size // x.shape[-1]
+                count = x.size // x.shape[-1] * (1 if form == "local" else devices_along(axis))
                 batch_var = batch_var * (count / max(count - 1, 1))
             mean.value = self.momentum * mean.value + (1 - self.momentum) * batch_mean
             var.value = self.momentum * var.value + (1 - self.momentum) * batch_var

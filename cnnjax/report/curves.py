@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cnnjax.report import style
+from cnnjax.report.excerpt import mean
 from cnnjax.report.table import Condition, Row, check_metric, label, value_text, without
 
 if TYPE_CHECKING:
@@ -127,6 +128,17 @@ def _draw_diverged(ax: "matplotlib.axes.Axes", metric: str, line: _Line) -> None
 
 def _history(row: Row, metric: str) -> list[tuple[int, float]]:
     return [(entry["step"], entry[metric]) for entry in row["history"] if entry.get(metric) is not None]
+
+
+def panel_of(spec: Curves, condition: Condition) -> Any:
+    """What tells the panel of a condition from others."""
+    return _facet(spec.panels, condition.assignment)
+
+
+def last_value(spec: Curves, condition: Condition) -> float:
+    """Mean over the runs that are done of the last value of the metric; nan where there is none."""
+    histories = [_history(row, spec.metric) for row in condition.with_status("done")]
+    return mean([history[-1][1] for history in histories if history])
 
 
 def _facet(facet: Facet | None, assignment: Mapping[str, Any]) -> Any:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cnnjax.report import curves, finals, style
+from cnnjax.process import write_atomically
+from cnnjax.report import curves, excerpt, finals, style
 from cnnjax.report.curves import Curves
 from cnnjax.report.finals import Finals, Response
-from cnnjax.report.table import Row, conditions, words, write_atomically
+from cnnjax.report.table import Condition, Row, conditions, label, without, words
 from cnnjax.typing import UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def draw(spec: FigureSpec, rows: Sequence[Row], measured: Sequence[Row] = ()) ->
     if not rows:
         raise UsageError(f"There is no finished run to draw {title(spec)!r} of. Run the experiment first.")
     rows = _selected(spec, rows)
-    found = conditions(rows)
+    found = _shown(spec, conditions(rows))
     with style.settings():
         figure = Figure(layout="constrained")
         figure.suptitle(style.wrap(title(spec), 80), x=0.01, ha="left", fontsize=13, fontweight="bold")
@@ -94,6 +95,21 @@ def _selected(spec: FigureSpec, rows: Sequence[Row]) -> Sequence[Row]:
     if isinstance(spec, Drawing) or spec.only is None:
         return rows
     return [row for row in rows if spec.only(row["assignment"])]
+
+
+def _shown(spec: FigureSpec, found: Sequence[Condition]) -> Sequence[Condition]:
+    """The conditions that are drawn: all, unless they are too many to see."""
+    match spec:
+        case Curves():
+            kept = excerpt.panels(found, lambda condition: curves.panel_of(spec, condition))
+            return excerpt.by_value(kept, lambda each: curves.last_value(spec, each))
+        case Finals():
+            metric = spec.metrics[0]
+            return excerpt.by_value(found, lambda each: excerpt.mean(each.finals(metric)))
+        case Response():
+            kept = excerpt.panels(found, lambda condition: label(without(condition.assignment, spec.x)))
+            return excerpt.numbers(kept, spec.x)
+    return found
 
 
 def save(figure: "matplotlib.figure.Figure", stem: str | Path) -> tuple[Path, Path]:
@@ -126,7 +142,8 @@ def note(spec: FigureSpec, rows: Sequence[Row]) -> str:
     if isinstance(spec, Drawing) and spec.note is not None:
         return spec.note
     rows = _selected(spec, rows)
-    seeds = sorted({len(condition.with_status("done")) for condition in conditions(rows)})
+    found = conditions(rows)
+    seeds = sorted({len(condition.with_status("done")) for condition in found})
     if seeds[-1] == 0:
         text = "No run is done"
     elif seeds[-1] == 1:
@@ -140,6 +157,8 @@ def note(spec: FigureSpec, rows: Sequence[Row]) -> str:
         text += f"; {diverged} of {len(rows)} runs diverged{drawn}"
     if failed:
         text += f"; {failed} of {len(rows)} runs failed"
+    if (shown := len(_shown(spec, found))) < len(found):
+        text += f"; {shown} of {len(found):,} conditions are drawn, evenly chosen; results.csv has all"
     return text + "."
 
 

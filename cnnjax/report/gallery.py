@@ -17,9 +17,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from cnnjax.process import write_atomically
 from cnnjax.report import figures as drawing
 from cnnjax.report.page import definitions, document
-from cnnjax.report.table import VERDICT_STYLES, effect_text, write_atomically
+from cnnjax.report.table import VERDICT_STYLES, effect_text
 from cnnjax.typing import UsageError
 
 NOT_RUN = "not run"

@@ -15,6 +15,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from cnnjax.process import write_atomically
+from cnnjax.report import excerpt
 from cnnjax.report import figures as drawing
 from cnnjax.report.table import (
     CELL_MEANING,
@@ -25,15 +27,16 @@ from cnnjax.report.table import (
     effect_text,
     heading,
     label,
+    records,
     seeds_text,
     subject,
     summary_table,
     value_text,
-    write_atomically,
     write_results_csv,
 )
 from cnnjax.typing import UsageError
 
+LISTED_ENTRIES = 1000  # of the manifest
 CSS = """
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #5b6168; --page: #fbfbfa; --card: #fff;
   --line: #d9dcdf; --reproduced: #0b6b3a; --refuted: #a8200d; --inconclusive: #7a5200; }
@@ -246,12 +249,15 @@ def _figures(directory: Path, specs: Sequence[drawing.FigureSpec], rows: Sequenc
 
 
 def _results(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+    found = conditions(rows)
+    shown, note = excerpt.extremes(found, metrics[0], excerpt.TABLE_CONDITIONS) if metrics else (found, "")
     lines = [
         [record.label, *(cell(metric, record.metrics[metric]) for metric in metrics), record.runs]
-        for record in summary_table(rows, metrics)
+        for record in records(shown, metrics)
     ]
-    header = [subject(conditions(rows)), *map(heading, metrics), "runs"]
-    return _table(header, lines, range(1, 1 + len(metrics)), f"{CELL_MEANING} Every run is in results.csv.")
+    header = [subject(found), *map(heading, metrics), "runs"]
+    caption = " ".join(filter(None, [CELL_MEANING, note, "Every run is in results.csv."]))
+    return _table(header, lines, range(1, 1 + len(metrics)), caption)
 
 
 def _measured(rows: Sequence[Row]) -> str:
@@ -282,6 +288,9 @@ def _undone(rows: Sequence[Row]) -> str:
     if not lines:
         return ""
     caption = "Diverged: the loss was no longer a finite number. Neither kind enters a mean."
+    if len(lines) > excerpt.LISTED_RUNS:
+        caption += f" These are the first {excerpt.LISTED_RUNS} of {len(lines):,}; results.csv has all."
+        lines = lines[: excerpt.LISTED_RUNS]
     return "<h3>Runs that did not finish</h3>\n" + _table(
         ["condition", "seed", "what happened"], lines, range(1, 2), caption
     )
@@ -307,8 +316,24 @@ def _run(rows: Sequence[Row], manifest: Mapping[str, Any]) -> str:
         "versions": escape(versions),
         "data": f"<code>{escape(str(manifest['data']))}</code>" if "data" in manifest else "",
     }
-    folded = escape(json.dumps(manifest, indent=2, sort_keys=True))
+    folded = escape(json.dumps(_without_long_lists(manifest), indent=2, sort_keys=True))
     return f"{definitions(facts)}{_signatures(rows)}<details><summary>Manifest</summary><pre>{folded}</pre></details>\n"
+
+
+def _without_long_lists(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with how many runs and points it names, where these are many."""
+    configuration = manifest.get("configuration")
+    parts = [manifest, configuration if isinstance(configuration, Mapping) else {}]
+    short = [
+        {
+            name: f"{len(value):,} entries; see manifest.json"
+            if name in ("runs", "grid", "seeds") and len(value) > LISTED_ENTRIES
+            else value
+            for name, value in part.items()
+        }
+        for part in parts
+    ]
+    return {**short[0], **({"configuration": short[1]} if short[1] else {})}
 
 
 def compile_seconds(rows: Sequence[Row]) -> float:

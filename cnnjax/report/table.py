@@ -10,13 +10,14 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnjax import stats
+from cnnjax.process import write_atomically
+from cnnjax.report import excerpt
 from cnnjax.typing import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -156,7 +157,11 @@ def summary_table(rows: Iterable[Row], metrics: Sequence[str]) -> list[Record]:
     Raises:
       UsageError: no finished run has one of the metrics, though there are finished runs.
     """
-    found = conditions(rows)
+    return records(conditions(rows), metrics)
+
+
+def records(found: Sequence[Condition], metrics: Sequence[str]) -> list[Record]:
+    """``summary_table`` of conditions."""
     for metric in metrics:
         check_finals(metric, found)
     return [
@@ -200,16 +205,18 @@ CELL_MEANING = "Cells: mean ± half-width of its 95 % interval (number of seeds)
 
 
 def render(rows: Sequence[Row], metrics: Sequence[str]) -> "rich.table.Table":
-    """The summary table for the terminal."""
+    """The summary table for the terminal; of many conditions, the extremes."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(caption=CELL_MEANING)
-    table.add_column(Text(subject(conditions(rows))))
+    found = conditions(rows)
+    shown, note = excerpt.extremes(found, metrics[0], excerpt.TERMINAL_CONDITIONS) if metrics else (found, "")
+    table = Table(caption=f"{CELL_MEANING} {note}".strip())
+    table.add_column(Text(subject(found)))
     for metric in metrics:
         table.add_column(Text(heading(metric)), justify="right")
     table.add_column("runs")
-    for record in summary_table(rows, metrics):
+    for record in records(shown, metrics):
         cells = [cell(metric, record.metrics[metric]) for metric in metrics]
         # Text, not str: a label such as "kernel=[3]" is no markup.
         table.add_row(Text(record.label), *cells, record.runs)
@@ -271,7 +278,7 @@ def write_results_csv(path: str | Path, rows: Iterable[Row]) -> None:
         values += [row["seed"], row["status"], row.get("diverged_step")]
         values += [row["metrics"].get(metric) for metric in metrics]
         values += [row.get(name) for name in tail]
-        writer.writerow([_csv_text(value) for value in values])
+        writer.writerow([csv_text(value) for value in values])
     write_atomically(Path(path), file.getvalue().encode())
 
 
@@ -279,23 +286,13 @@ def _position(row: Row, swept: Sequence[str]) -> list[tuple[bool, float, str]]:
     """A key that sorts numbers as numbers, before everything else."""
     values = [*(row["assignment"].get(key) for key in swept), row["seed"], row.get("run_id", "")]
     return [
-        (False, float(value), "") if isinstance(value, int | float) else (True, 0.0, _csv_text(value))
+        (False, float(value), "") if isinstance(value, int | float) else (True, 0.0, csv_text(value))
         for value in values
     ]
 
 
-def _csv_text(value: Any) -> str:
+def csv_text(value: Any) -> str:
+    """A value as results.csv has it: text as it is, everything else as JSON, nothing for None."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces a file in one step: a reader, or a kill, finds the old file or the new one."""
-    # A fixed name: whatever a kill leaves behind, the next write replaces.
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -1,26 +1,32 @@
 """Running one bundle, in whatever process or on whatever device: from points to rows."""
 
 import importlib.metadata
+import json
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from cnnjax.data.catalog import DataConfig, Dataset, load
 from cnnjax.data.feed import Mode
+from cnnjax.process import write_atomically
 from cnnjax.sweep.plan import Bundle, Point
 from cnnjax.sweep.store import Row, Store, encoded, encoded_arrays
+from cnnjax.train import checkpoint, shard
 from cnnjax.train.pretrained import sha256
 from cnnjax.train.program import compiler_options
-from cnnjax.train.run import CHECKPOINT_SECONDS, train
+from cnnjax.train.run import CHECKPOINT_SECONDS, Outcome, train
 from cnnjax.train.spec import Spec, digest, normalization, to_json
 from cnnjax.typing import UsageError
 from cnnjax.weights.preprocessing import Preprocessing
 from cnnjax.weights.saved import save
+
+EARLIER = "earlier_signatures.json"  # beside checkpoints that were made under another signature
 
 
 def signature(bundle: Bundle, threads: int, platform: str, device_kind: str) -> dict[str, Any]:
@@ -32,14 +38,18 @@ def signature(bundle: Bundle, threads: int, platform: str, device_kind: str) -> 
       platform: "cpu", "gpu" or "tpu".
       device_kind: as JAX calls it.
     """
+    driver = bundle.driver
+    sharing = {"data": driver.data, "processes": shard.processes(), "batch_norm": driver.batch_norm}
     return {
         "spec": digest(bundle.spec),
-        "driver": bundle.driver.form,
-        "lanes": bundle.driver.lanes,
+        "driver": driver.form,
+        "lanes": driver.lanes,
         "platform": platform,
         "device_kind": device_kind,
-        "device_count": 1,
+        "device_count": driver.data,  # those that only share the members change no bit
+        **(sharing if driver.data > 1 else {}),
         "threads": threads if platform == "cpu" else 0,
+        **({"deterministic": deterministic_operations(os.environ.get("XLA_FLAGS", ""))} if platform == "gpu" else {}),
         "compiler": ", ".join(f"{name}={value}" for name, value in (compiler_options() or {}).items()),
         **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
         **_weights(bundle),
@@ -54,6 +64,15 @@ def _weights(bundle: Bundle) -> dict[str, Any]:
     return {"weights": sha256(bundle.spec.weights), **({} if asked is None else to_json(asked._asdict()))}
 
 
+def deterministic_operations(flags: str) -> bool:
+    """Whether XLA, told these flags, gives the same bits each time on a GPU; the last word on each flag counts."""
+    told: dict[str, bool] = {}
+    for flag in flags.split():
+        name, _, value = flag.partition("=")
+        told[name.lstrip("-")] = value.lower() in ("", "true", "1", "yes")
+    return any(told.get(f"xla_gpu_{name}") for name in ("deterministic_ops", "exclude_nondeterministic_ops"))
+
+
 def threads_here() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -65,22 +84,46 @@ def dataset_of(config: DataConfig) -> Dataset:
     return load(config)
 
 
+class LeaseLost(Exception):
+    """Another worker has taken the bundle over, so this one may not write its rows."""
+
+
 def run_bundle(
     bundle: Bundle,
     signature: dict[str, Any],
     fingerprint: str,
-    store: Store | None,
+    store: Store,
     *,
     worker: int = 0,
     feed_mode: Mode = "auto",
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    keep_checkpoint: bool = False,
+    continue_mixed: bool = False,
     on_progress: Callable[[int], None] = lambda steps: None,
+    on_evaluation: Callable[[int, list[dict[str, float]]], None] = lambda step, records: None,
     should_stop: Callable[[], bool] = lambda: False,
+    may_write: Callable[[], bool] = lambda: True,
 ) -> list[Row]:
-    """Trains the bundle and returns a row for each of its points, written to the store if there is one.
+    """Trains the bundle and returns a row for each of its points, written to the store.
+
+    Args:
+      bundle: what to train; runs of it that have a row already keep that one.
+      signature: what its bits depend on.
+      fingerprint: of its data.
+      store: of its rows.
+      worker: goes into the rows.
+      feed_mode: see ``data.feed``.
+      checkpoint_seconds: least time between two checkpoints.
+      keep_checkpoint: keep the last state.
+      continue_mixed: where there is no checkpoint of this signature, go on from one of another, and say so in the rows.
+      on_progress: called with the number of steps done.
+      on_evaluation: called with the step and a record for each lane.
+      should_stop: asked after every chunk of steps.
+      may_write: asked before rows are written.
 
     Raises:
       Interrupted: asked to stop; see ``train``.
+      LeaseLost: ``may_write`` said no.
       UsageError: the data or the weights are not those that the sweep started with.
     """
     dataset = dataset_of(bundle.spec.data)
@@ -90,37 +133,64 @@ def run_bundle(
         )
     _check_weights(bundle, signature)
     padded = bundle.padded()
-    # A state made under another signature is not continued: the row's bits would be those of neither.
-    checkpoint_id = digest({"bundle": bundle.bundle_id, "signature": signature})
-    outcomes = train(
+    checkpoints = store.checkpoints(bundle.bundle_id, digest(signature))
+    earlier = shard.told(_earlier(store, checkpoints, continue_mixed) if shard.leads() else None)
+    rows: list[Row] = []
+
+    def write(outcomes: list[Outcome]) -> None:
+        for point, outcome in zip(bundle.points, outcomes, strict=False):  # members beyond the points are padding
+            row = {
+                **_identity(point),
+                **asdict(replace(outcome, variables=None)),
+                "outputs": encoded(outcome.outputs),
+                "arrays": encoded_arrays(outcome.arrays),
+                "classes": bundle.info.num_classes,
+                **_circumstances(outcome, signature, worker, fingerprint),
+                **({"earlier_signatures": earlier} if earlier else {}),
+            }
+            rows.append(row)
+            if not shard.leads():
+                continue
+            if not may_write():
+                raise LeaseLost(bundle.bundle_id)
+            if outcome.variables is not None:  # before the row, which is never without its file
+                row["weights"] = _keep_weights(bundle, dataset, outcome.variables, store, row["run_id"])
+            store.write(row)
+
+    train(
         bundle.spec,
         [point.hyper for point in padded],
         [point.seed for point in padded],
         dataset,
         bundle.driver,
         feed_mode=feed_mode,
-        checkpoints=store.checkpoints(checkpoint_id) if store else None,
+        checkpoints=checkpoints,
         checkpoint_seconds=checkpoint_seconds,
+        keep_checkpoint=keep_checkpoint,
+        mix_devices=continue_mixed,
         on_progress=on_progress,
+        on_evaluation=on_evaluation,
+        on_outcomes=write,
         should_stop=should_stop,
     )
-    rows = [
-        {
-            **_identity(point),
-            **asdict(replace(outcome, variables=None)),
-            "outputs": encoded(outcome.outputs),
-            "arrays": encoded_arrays(outcome.arrays),
-            "classes": bundle.info.num_classes,
-            **_circumstances(outcome, signature, worker, fingerprint),
-        }
-        for point, outcome in zip(bundle.points, outcomes, strict=False)  # lanes beyond the points are padding
-    ]
-    if store:
-        for row, outcome in zip(rows, outcomes, strict=False):
-            if outcome.variables is not None:  # before the row, which is never without its file
-                row["weights"] = _keep_weights(bundle, dataset, outcome.variables, store, row["run_id"])
-            store.write(row)
     return rows
+
+
+def _earlier(store: Store, checkpoints: Path, continue_mixed: bool) -> list[str]:
+    """Digests of the signatures under which the state to go on from was made before; none is the rule.
+
+    A state made under another signature is only continued on demand: the row's bits would be those of neither.
+    """
+    record = checkpoints / EARLIER
+    others = store.other_checkpoints(checkpoints) if continue_mixed and not checkpoint.steps(checkpoints) else []
+    for other in others:
+        if checkpoint.steps(other):
+            before = json.loads((other / EARLIER).read_text()) if (other / EARLIER).exists() else []
+            write_atomically(other / EARLIER, json.dumps([*before, other.name.rpartition("-")[2]]))
+            checkpoint.remove(checkpoints)
+            os.rename(other, checkpoints)
+            break
+    return json.loads(record.read_text()) if record.exists() else []
 
 
 def _check_weights(bundle: Bundle, signature: dict[str, Any]) -> None:

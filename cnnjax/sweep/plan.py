@@ -6,15 +6,19 @@ fixed for a group, and the last bundle is padded: a run's numbers never depend o
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache, cached_property
 from typing import Any
 
 from cnnjax.data.catalog import DataConfig, Info, describe
 from cnnjax.sweep import rule
 from cnnjax.sweep.grid import Assignment, Grid
+from cnnjax.train import shard
 from cnnjax.train.program import Driver
-from cnnjax.train.spec import Hyper, Spec, digest, validate
+from cnnjax.train.spec import PLAIN, Hyper, Spec, digest, digest_of_text, json_text, validate
 from cnnjax.typing import UsageError, unknown
+
+AUTO = "auto"  # a driver's form that stands for the rule's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,15 +30,16 @@ class Point:
     seed: int
     assignment: tuple[tuple[str, Any], ...]
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """16 hexadecimal digits that depend on the spec, the numbers and the seed, and on nothing else."""
-        return digest({"spec": self.spec, "hyper": self.hyper, "seed": self.seed})
+        hyper, seed, spec = map(json_text, (self.hyper, self.seed, self.spec))
+        return digest_of_text(f'{{"hyper": {hyper}, "seed": {seed}, "spec": {spec}}}')  # as ``digest`` of the three
 
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """Runs of one group that are trained side by side; ``points`` may be fewer than the lanes.
+    """Runs of one group that are trained side by side; ``points`` may be fewer than the driver's members.
 
     ``image_cost`` is the multiply-adds of one image in one forward pass.
     """
@@ -47,17 +52,18 @@ class Bundle:
 
     @property
     def cost(self) -> int:
-        """Multiply-adds of one forward pass over all examples that all lanes see; a unit of work."""
-        return self.image_cost * self.spec.batch_size * self.spec.steps * self.driver.lanes
+        """Multiply-adds of one forward pass over all examples that all members see; a unit of work."""
+        return self.image_cost * self.spec.batch_size * self.spec.steps * self.driver.members
 
-    @property
+    @cached_property
     def bundle_id(self) -> str:
-        """Names the bundle's checkpoints: the same for the same runs under the same driver."""
-        return digest({"runs": [point.run_id for point in self.points], "driver": list(self.driver)})
+        """Names the bundle: the same for the same runs under the same driver."""
+        driver = list(self.driver.of_state().values())
+        return digest({"runs": [point.run_id for point in self.points], "driver": driver})
 
     def padded(self) -> list[Point]:
-        """One point for each lane: the last one is repeated to fill the bundle, its copies dropped later."""
-        return list(self.points) + [self.points[-1]] * (self.driver.lanes - len(self.points))
+        """One point for each member: the last one is repeated to fill the bundle, its copies dropped later."""
+        return list(self.points) + [self.points[-1]] * (self.driver.members - len(self.points))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,11 +90,12 @@ def points(spec: Spec, hyper: Hyper, grid: Grid, seeds: Sequence[int]) -> tuple[
     for seed in seeds:
         if type(seed) is not int or not 0 <= seed < 2**32:
             raise UsageError(f"The seed {seed!r} must be a whole number from 0 to 2**32 - 1.")
-    made = tuple(
-        Point(*assign(spec, hyper, assignment), seed, tuple(assignment.items()))
-        for assignment in grid
-        for seed in seeds
-    )
+    specs: dict[Any, Spec] = {}
+    made: list[Point] = []
+    for assignment in grid:
+        assigned, numbers = assign(spec, hyper, assignment)
+        assigned = specs.setdefault(_static(assignment), assigned)  # one object for each: its JSON is made once
+        made += [Point(assigned, numbers, seed, tuple(assignment.items())) for seed in seeds]
     seen: dict[str, Point] = {}
     for point in made:
         if (twin := seen.setdefault(point.run_id, point)) is not point:
@@ -96,7 +103,7 @@ def points(spec: Spec, hyper: Hyper, grid: Grid, seeds: Sequence[int]) -> tuple[
                 f"The grid holds one run twice: {dict(twin.assignment)} and {dict(point.assignment)} with seed "
                 f"{point.seed} are the same. Remove one."
             )
-    return made
+    return tuple(made)
 
 
 def assign(spec: Spec, hyper: Hyper, assignment: Assignment) -> tuple[Spec, Hyper]:
@@ -106,6 +113,7 @@ def assign(spec: Spec, hyper: Hyper, assignment: Assignment) -> tuple[Spec, Hype
       UsageError: a name that is a field of neither, nor of the model or the data, or a value that
         cannot be hashed.
     """
+    numbers: dict[str, Any] = {}
     for name, value in sorted(assignment.items(), key=lambda item: item[0] != "model"):
         _check_hashable(name, value)
         if name.startswith("model."):
@@ -117,12 +125,12 @@ def assign(spec: Spec, hyper: Hyper, assignment: Assignment) -> tuple[Spec, Hype
                 raise unknown("field of data", field, _names(DataConfig))
             spec = dataclasses.replace(spec, data=dataclasses.replace(spec.data, **{field: value}))
         elif name in _names(Hyper):
-            hyper = dataclasses.replace(hyper, **{name: value})
+            numbers[name] = value
         elif name in _names(Spec) - {"data", "model_fields"}:
             spec = dataclasses.replace(spec, **{name: value})
         else:
             raise unknown("swept name", name, _names(Hyper) | _names(Spec) - {"data", "model_fields"})
-    return spec, _as_floats(hyper)
+    return spec, _with_floats(hyper, numbers)
 
 
 def plan(all_points: Sequence[Point], platform: str, driver: Driver | None = None) -> Plan:
@@ -131,7 +139,7 @@ def plan(all_points: Sequence[Point], platform: str, driver: Driver | None = Non
     Args:
       all_points: the runs.
       platform: "cpu", "gpu" or "tpu": the default driver is a fixed rule of it and the Spec.
-      driver: used for every group in place of the rule.
+      driver: used for every group in place of the rule; with form "auto" the rule says form and lanes, it the devices.
 
     Raises:
       UsageError: from the first point that cannot work, naming it.
@@ -147,21 +155,41 @@ def plan(all_points: Sequence[Point], platform: str, driver: Driver | None = Non
         info = infos[spec.data]
         validate(spec, [point.hyper for point in members], info)
         image_cost = rule.cost(spec, info)
-        chosen = driver or rule.default_driver(platform, image_cost)
+        chosen = driver or Driver(AUTO)
+        if chosen.form == AUTO:
+            form, lanes, *_ = rule.default_driver(platform, image_cost)
+            chosen = chosen._replace(form=form, lanes=lanes)
+        shard.check(chosen.runs, chosen.data, chosen.batch_norm, spec.batch_size)
+        if chosen.data > 1:
+            shard.check_network(spec, info)
         arranged += [
-            Bundle(spec, info, chosen, image_cost, tuple(members[at : at + chosen.lanes]))
-            for at in range(0, len(members), chosen.lanes)
+            Bundle(spec, info, chosen, image_cost, tuple(members[at : at + chosen.members]))
+            for at in range(0, len(members), chosen.members)
         ]
     arranged.sort(key=lambda bundle: -bundle.cost)  # stable: bundles of a group stay together
     return Plan(tuple(all_points), tuple(arranged))
 
 
-def _as_floats(hyper: Hyper) -> Hyper:
-    """0 and 0.0 are one number, so they make one run: fields of type float hold floats."""
-    values = {field.name: getattr(hyper, field.name) for field in dataclasses.fields(Hyper)}
-    whole = {name for name, value in values.items() if type(value) is int}
-    floats = {field.name for field in dataclasses.fields(Hyper) if isinstance(field.default, float)}
-    return dataclasses.replace(hyper, **{name: float(values[name]) for name in whole & floats})
+def _static(assignment: Assignment) -> tuple[Any, ...]:
+    """The assigned values that make another program, as a key that tells 1 from 1.0 and from True."""
+    return tuple(
+        (name, repr(value) if type(value) in (*PLAIN, tuple) else id(value))
+        for name, value in assignment.items()
+        if name not in _names(Hyper)
+    )
+
+
+def _with_floats(hyper: Hyper, numbers: Mapping[str, Any]) -> Hyper:
+    """The Hyper with some numbers changed. 0 and 0.0 are one number, so they make one run: float fields hold floats."""
+    values = {**vars(hyper), **numbers}
+    floats = {name: float(value) for name, value in values.items() if type(value) is int and name in _float_names()}
+    return Hyper(**{**values, **floats})
+
+
+@cache
+def _float_names() -> frozenset[str]:
+    """The fields of Hyper that hold floats."""
+    return frozenset(field.name for field in dataclasses.fields(Hyper) if isinstance(field.default, float))
 
 
 def _check_hashable(name: str, value: Any) -> None:
@@ -171,5 +199,6 @@ def _check_hashable(name: str, value: Any) -> None:
         raise UsageError(f"{name}={value!r} cannot be swept: it can change. Use a tuple.") from error
 
 
-def _names(config: type) -> set[str]:
-    return {field.name for field in dataclasses.fields(config)}
+@cache
+def _names(config: type) -> frozenset[str]:
+    return frozenset(field.name for field in dataclasses.fields(config))

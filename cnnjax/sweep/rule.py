@@ -67,8 +67,8 @@ def forecast_bytes(spec: Spec, info: Info, driver: Driver) -> int:
     parameters = tree.count(parameter_shapes(model, info.image_shape)["params"])
     dataset = sum(info.sizes.values()) * math.prod(info.image_shape)
     # A layer's output is kept before and after normalisation, and has gradients of both.
-    each = 4 * (4 * spec.batch_size * activations(model, info.image_shape) + 5 * parameters)
-    return 2 * dataset + driver.lanes * each + 400 * 2**20
+    each = 4 * (4 * spec.batch_size * activations(model, info.image_shape) + 8 * parameters)
+    return 2 * dataset + driver.members * each + 400 * 2**20
 
 
 CANDIDATES = tuple(Driver(form, lanes) for form in ("loop", "scan") for lanes in (1, 4, 8))

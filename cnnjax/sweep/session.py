@@ -2,8 +2,11 @@
 
 import dataclasses
 import datetime
+import logging
+import os
 import shlex
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +16,21 @@ import jax
 from cnnjax.data.catalog import DataConfig
 from cnnjax.data.feed import Mode
 from cnnjax.sweep import bundle as bundles
-from cnnjax.sweep import execute
+from cnnjax.sweep import execute, joint
 from cnnjax.sweep.grid import NOTHING, Grid
+from cnnjax.sweep.lease import LEASE_SECONDS
+from cnnjax.sweep.log import check_writers
 from cnnjax.sweep.plan import Bundle, Plan, plan, points
 from cnnjax.sweep.store import Row, Store
+from cnnjax.sweep.supervise import in_workers
+from cnnjax.sweep.work import Job, Listener, Member, Settings
+from cnnjax.train import shard
 from cnnjax.train.program import Driver
 from cnnjax.train.run import CHECKPOINT_SECONDS
 from cnnjax.train.spec import Hyper, Spec, to_json
 from cnnjax.typing import UsageError
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +38,20 @@ class Execution:
     """How a sweep is executed. Apart from ``driver`` and ``threads``, nothing here changes a result.
 
     Attributes:
-      workers: processes on a CPU, each pinned; 0 runs in this process. Ignored on accelerators.
+      workers: processes on a CPU, each pinned and supervised; 0 runs in this process. Ignored on accelerators.
       threads: cores of each worker process.
       driver: for every group, in place of the rule.
       feed: "auto", "resident" or "stream".
       checkpoint_seconds: least time between two checkpoints of a bundle.
-      mix_signatures: go on in a directory whose rows were made under another execution signature.
+      keep_checkpoints: keep the last state of every bundle when it is finished.
+      mix_signatures: go on in a directory whose rows or checkpoints were made under another execution signature;
+        a row whose run passed through several says which.
+      lease_seconds: how long a worker may be silent before others take its bundle.
+      time_limit: seconds that a worker process may spend on one bundle; 0 is no limit.
+      memory_limit: MiB that a worker process may use; 0 is no limit.
+      log: writers beside the JSON lines: "tensorboard", "wandb".
+      member: the part of a fleet that this process is, where several run the same sweep on one directory; see
+        ``fleet_member``. None waits for what others hold, so that all is done in the end.
     """
 
     workers: int = 0
@@ -41,7 +59,28 @@ class Execution:
     driver: Driver | None = None
     feed: Mode = "auto"
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    keep_checkpoints: bool = False
     mix_signatures: bool = False
+    lease_seconds: float = LEASE_SECONDS
+    time_limit: float = 0.0
+    memory_limit: int = 0
+    log: tuple[str, ...] = ()
+    member: Member | None = dataclasses.field(default_factory=lambda: fleet_member())
+
+
+def fleet_member() -> Member | None:
+    """This process's part of a fleet, from CNNJAX_SHARD=INDEX/COUNT in the environment; None where that is not set.
+
+    Raises:
+      UsageError: it is malformed.
+    """
+    text = os.environ.get("CNNJAX_SHARD")
+    if not text:
+        return None
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise UsageError(f"CNNJAX_SHARD={text!r} must be INDEX/COUNT with 0 <= INDEX < COUNT, such as 0/8.")
+    return Member(int(index), int(count))
 
 
 def run(
@@ -75,7 +114,7 @@ def run(
     session.check()
     session.start()
     session.execute()
-    return session.rows()
+    return session.rows() if execution.member is None else session.finished()
 
 
 class Session:
@@ -92,11 +131,13 @@ class Session:
         self.plan, self.execution, self.description = planned, execution, description
         self.store = Store(directory) if directory else None
         self._memory: dict[str, Row] = {}
+        if execution.log:
+            check_writers(execution.log)
         device = jax.devices()[0]
         threads = execution.threads if execution.workers else bundles.threads_here()
         self.signatures = {
-            (b.spec, b.driver): bundles.signature(b, threads, device.platform, device.device_kind)
-            for b in planned.bundles
+            program: bundles.signature(b, threads, device.platform, device.device_kind)
+            for program, b in {(b.spec, b.driver): b for b in planned.bundles}.items()
         }
 
     def manifest(self) -> dict[str, Any]:
@@ -118,52 +159,95 @@ class Session:
         """Refuses a directory that holds something else; loads and writes nothing."""
         if not self.store and any(bundle.spec.keep_weights for bundle in self.plan.bundles):
             raise UsageError("keep_weights=True needs a place for them: give the sweep a directory.")
+        if not self.store and self.execution.member:
+            raise UsageError("CNNJAX_SHARD is set, and a fleet meets in a directory: give the sweep one.")
         if self.store:
-            self.store.check(self.manifest(), self.execution.mix_signatures)
+            self._check(self.store, self.manifest())
+
+    def _check(self, store: Store, manifest: dict[str, Any]) -> None:
+        first = not self.execution.member or self.execution.member.number == 0  # one that reads all rows is enough
+        store.check(manifest, self.execution.mix_signatures, read_rows=first)
 
     def start(self) -> None:
         """Loads the data, checks that they are those of the directory, and opens it."""
-        self.fingerprints = {
-            config: bundles.dataset_of(config).fingerprint for config in {b.spec.data for b in self.plan.bundles}
-        }
+        datasets = {config: bundles.dataset_of(config) for config in {b.spec.data for b in self.plan.bundles}}
+        self.fingerprints = {config: dataset.fingerprint for config, dataset in datasets.items()}
+        skipped = {_label(config): dataset.skipped for config, dataset in datasets.items() if dataset.skipped}
+        for name, images in skipped.items():
+            log.warning(
+                "%d images of %s cannot be read and are skipped, such as %s (%s)", len(images), name, *images[0]
+            )
         if self.store:
             data = {_label(config): fingerprint for config, fingerprint in self.fingerprints.items()}
-            manifest = {**self.manifest(), "data": data}
-            self.store.check(manifest, self.execution.mix_signatures)
-            self.store.open(manifest)
+            manifest = {**self.manifest(), "data": data, **({"skipped": skipped} if skipped else {})}
+            self._check(self.store, manifest)
+            with self.store.opening():
+                self._check(self.store, manifest)  # another sweep may have been faster
+                self.store.open(manifest)
 
     def pending(self) -> list[Bundle]:
-        """The bundles without their finished runs; none where all are done."""
-        done = self.store.done(p.run_id for p in self.plan.points) if self.store else set(self._memory)
-        left = [
-            dataclasses.replace(b, points=tuple(p for p in b.points if p.run_id not in done)) for b in self.plan.bundles
-        ]
-        return [b for b in left if b.points]
+        """The bundles without all of their finished runs; none where all are done."""
+        done = self.done()
+        return [b for b in self.plan.bundles if not all(point.run_id in done for point in b.points)]
 
-    def execute(self, listen: execute.Listener = lambda news: None) -> None:
+    def done(self) -> set[str]:
+        """The runs that have a row."""
+        runs = (point.run_id for point in self.plan.points)
+        return self.store.done(runs) if self.store else set(self._memory) & set(runs)
+
+    def execute(self, listen: Listener = lambda news: None) -> None:
         """Runs what is pending.
 
         Raises:
           Interrupted: by Ctrl-C; the same call resumes.
           RuntimeError: a bundle failed, after the others were finished.
         """
-        jobs = [execute.Job(b, self.signatures[(b.spec, b.driver)]) for b in self.pending()]
-        settings = execute.Settings(
-            self.store.directory if self.store else None,
-            self.fingerprints,
-            self.execution.feed,
-            self.execution.checkpoint_seconds,
-            self.execution.threads,
-        )
-        if jobs and jax.default_backend() != "cpu":
-            made = execute.on_devices(jobs, settings, listen, jax.devices())
-        elif jobs and self.execution.workers:
-            made = execute.in_workers(jobs, settings, listen, self.execution.workers)
-        else:
-            made = execute.in_process(jobs, settings, listen)
-        self._memory.update({row["run_id"]: row for row in made})
+        jobs = [Job(b, self.signatures[(b.spec, b.driver)]) for b in self.pending()]
         if self.store:
-            self.store.clean()
+            self._execute(jobs, self.store, listen)
+            self.store.clean(point.run_id for point in self.plan.points)
+        elif jobs:
+            with tempfile.TemporaryDirectory() as directory:
+                store = Store(Path(directory))
+                self._execute(jobs, store, listen)
+                self._memory.update({p.run_id: store.read(p.run_id) for job in jobs for p in job.bundle.points})
+
+    def _execute(self, jobs: list[Job], store: Store, listen: Listener) -> None:
+        execution = self.execution
+        settings = Settings(
+            store.directory,
+            self.fingerprints,
+            feed_mode=execution.feed,
+            checkpoint_seconds=execution.checkpoint_seconds,
+            threads=execution.threads,
+            keep_checkpoints=execution.keep_checkpoints,
+            continue_mixed=execution.mix_signatures,
+            lease_seconds=execution.lease_seconds,
+            time_limit=execution.time_limit,
+            memory_limit=execution.memory_limit,
+            writers=execution.log,
+            member=execution.member or Member(),
+            fleet=execution.member is not None,
+            failed=store.failures(),
+        )
+        if not jobs:
+            return
+        if shard.processes() > 1:
+            joint.jointly(jobs, settings, listen)
+        elif any(job.bundle.driver.devices > 1 for job in jobs):  # all devices of this process
+            execute.in_process(jobs, settings, listen)
+        elif jax.default_backend() != "cpu":
+            execute.on_devices(jobs, settings, listen, jax.devices())
+        elif execution.workers:
+            in_workers(jobs, settings, listen, execution.workers)
+        else:
+            execute.in_process(jobs, settings, listen)
+
+    def finished(self) -> list[Row]:
+        """The rows that there are, in the order of the points."""
+        done = self.done()
+        read = self.store.read if self.store else self._memory.__getitem__
+        return [read(point.run_id) for point in self.plan.points if point.run_id in done]
 
     def rows(self) -> list[Row]:
         """The row of every run, in the order of the points."""

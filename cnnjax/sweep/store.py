@@ -2,27 +2,34 @@
 
 ``DIR/manifest.json`` is written when a sweep starts, ``DIR/rows/<run_id>.json`` when a run is done: under
 another name, flushed, and then linked to its own, so a row is there whole or not at all, and never
-written twice. Weights, where a run keeps them, lie in ``DIR/weights/<run_id>.safetensors`` before it has a row.
-Nothing is listed anywhere else; what is done is what has a row.
+written twice. It holds a SHA-256 of itself, so that a row that was damaged later is not believed. Weights, where a
+run keeps them, lie in ``DIR/weights/<run_id>.safetensors`` before it has a row. A run that failed has a file in
+``DIR/failed`` until it is done. Nothing is listed anywhere else; what is done is what has a row. Any number of
+processes may read and write one directory at once.
 """
 
 import base64
-import difflib
+import contextlib
+import hashlib
 import json
 import math
 import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cnnjax import process
+from cnnjax.process import write_atomically
+from cnnjax.sweep.lease import LEASE_SECONDS, Leases
 from cnnjax.typing import UsageError
+from cnnjax.typing import differences as _differences
 
 Row = dict[str, Any]
-PARTIAL = ".partial-"  # how the names of files begin that a kill left behind half written
+DIGEST = "sha256"  # of the rest of a row, in its file
 
 
 def outputs(row: Row) -> tuple[np.ndarray, np.ndarray]:
@@ -66,6 +73,10 @@ def weights_of(row: Row, directory: str | Path) -> Path:
     if not row.get("weights"):
         raise UsageError(f"The run of {row['assignment']} kept no weights. Set keep_weights=True in its Spec.")
     path = Path(directory) / row["weights"]["file"]
+    if path.is_absolute() != Path(directory).is_absolute() or ".." in Path(row["weights"]["file"]).parts:
+        raise UsageError(
+            f"The run of {row['assignment']} names the weights {row['weights']['file']}, outside of {directory}."
+        )
     if not path.exists():
         raise UsageError(f"{path} is missing. Restore it, or remove the run's row to have the run repeated.")
     return path
@@ -113,10 +124,15 @@ class Store:
                 f"{path} cannot be read ({error}). Use another --workdir, or remove the directory."
             ) from error
 
-    def check(self, manifest: dict[str, Any], mix_signatures: bool = False) -> None:
+    def check(self, manifest: dict[str, Any], mix_signatures: bool = False, read_rows: bool = True) -> None:
         """Refuses a directory that holds something else; writes nothing.
 
         A sweep may go on, and may grow: more seeds or more points than before are welcome.
+
+        Args:
+          manifest: of the new sweep.
+          mix_signatures: go on where there are rows or checkpoints of another execution signature.
+          read_rows: look at the signature of every row, and not only at what the manifest says of it.
 
         Raises:
           UsageError: other data, weights that have changed, runs that the new sweep does not contain, runs made under
@@ -125,7 +141,7 @@ class Store:
         _check_writable(self.directory)
         found = self.manifest
         if found is None:
-            if self.directory.exists() and not all(_is_partial(path) for path in self.directory.iterdir()):
+            if self.directory.exists() and not all(_is_passing(path) for path in self.directory.iterdir()):
                 raise UsageError(f"{self.directory} is not empty and holds no manifest. Use another --workdir.")
             return
         self._check_weights(found, manifest)
@@ -140,7 +156,7 @@ class Store:
                 "Use another --workdir, or remove the directory."
             )
         if not mix_signatures and len(self.done(manifest["runs"])) < len(manifest["runs"]):
-            self._check_signatures(manifest)
+            self._check_signatures(found, manifest, read_rows)
 
     def _check_weights(self, found: dict[str, Any], manifest: dict[str, Any]) -> None:
         new = manifest.get("weights", {})
@@ -151,15 +167,33 @@ class Store:
                     f"{new[path]} now). Restore it, or use another --workdir."
                 )
 
-    def _check_signatures(self, manifest: dict[str, Any]) -> None:
-        for run in self.done(manifest["runs"]):
-            old, new = self.read(run)["signature"], manifest["signatures"][manifest["runs"][run]]
-            if old != new:
+    def _check_signatures(self, found: dict[str, Any], manifest: dict[str, Any], read_rows: bool) -> None:
+        for run, old, where in self._made(found, read_rows):
+            new = manifest["signatures"].get(manifest["runs"].get(run))
+            if new is not None and old != new:
                 differences = "\n".join(_differences(old, new))
                 raise UsageError(
-                    f"{self.directory} holds rows made under another execution signature:\n{differences}\n"
+                    f"{self.directory} holds {where} made under another execution signature:\n{differences}\n"
                     "Their bits would not match. Use another --workdir, or --mix_signatures to merge them."
                 )
+
+    def _made(self, found: dict[str, Any], read_rows: bool) -> Iterator[tuple[str, dict[str, Any], str]]:
+        """Run, execution signature and kind of what is there: rows, or else checkpoints."""
+        signatures = found.get("signatures", {})
+        done = self.done(found["runs"])
+        if read_rows:
+            yield from ((run, self.read(run)["signature"], "rows") for run in done)
+        unread = (
+            ("rows", [] if read_rows else done),
+            ("checkpoints", found["runs"] if self._has_checkpoints() else []),
+        )
+        for where, runs in unread:
+            yield from (
+                (run, signatures[found["runs"][run]], where) for run in runs if found["runs"][run] in signatures
+            )
+
+    def _has_checkpoints(self) -> bool:
+        return any((self.directory / "checkpoints").glob("*/*"))
 
     def open(self, manifest: dict[str, Any]) -> None:
         """Creates the directory, or continues in it, after ``check``.
@@ -169,16 +203,48 @@ class Store:
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
+            path = self.directory / "manifest.json"
+            previous = self.manifest
+            if previous is not None:
+                manifest = {**manifest, "created": previous["created"]}
+            if previous is None or {**manifest, "command": ""} != {**previous, "command": ""}:
+                write_atomically(path, dumps(manifest))
+        except OSError as error:
+            raise UsageError(
+                f"{self.directory} cannot be written ({error.strerror}). Make room or change its permissions, or use "
+                "another --workdir."
+            ) from error
+
+    @contextlib.contextmanager
+    def opening(self) -> Iterator[None]:
+        """One process at a time is in this context: two that start a directory at once see each other's manifest.
+
+        Raises:
+          UsageError: the directory cannot be written.
+        """
+        leases, lease = self.leases("opening", seconds=5.0), None
+        try:
+            while (lease := leases.acquire("manifest")) is None:
+                time.sleep(0.05)
         except OSError as error:
             raise UsageError(f"{self.directory} cannot be made ({error.strerror}). Use another --workdir.") from error
-        previous = self.manifest
-        if previous is not None:
-            manifest = {**manifest, "created": previous["created"]}
-        write_atomically(self.directory / "manifest.json", dumps(manifest))
+        try:
+            with lease.beating(5.0):
+                yield
+        finally:
+            lease.release()
 
     def done(self, runs: Iterable[str]) -> set[str]:
         """Those of the runs that have a row."""
-        return {run for run in runs if self._path(run).exists()}
+        try:
+            names = set(os.listdir(self.directory / "rows"))
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+        return {run for run in runs if f"{run}.json" in names}
+
+    def has(self, run: str) -> bool:
+        """Whether this run has a row now."""
+        return self._path(run).exists()
 
     def read(self, run: str) -> Row:
         """The row of one run.
@@ -190,6 +256,8 @@ class Store:
             row = json.loads(self._path(run).read_text())
             if not isinstance(row, dict) or row.get("run_id") != run:
                 raise ValueError("it is not the row of this run")
+            if row.pop(DIGEST, None) not in (None, _content(row)):  # rows of older versions have none
+                raise ValueError("it is not what was written")
             return row
         except (OSError, ValueError) as error:
             raise UsageError(
@@ -199,39 +267,66 @@ class Store:
     def write(self, row: Row) -> None:
         """Adds the row of a finished run; one that is there already stays as it is."""
         path = self._path(row["run_id"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f"{PARTIAL}row-")
-        try:
-            with os.fdopen(handle, "w") as file:
-                file.write(dumps(row))
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(partial, 0o644)
-            os.link(partial, path)
-        except FileExistsError:
-            pass
-        finally:
-            os.unlink(partial)
+        row = _finite(row)
+        _link(path, dumps({**row, DIGEST: _content(row)}))
+        self._failure(row["run_id"]).unlink(missing_ok=True)
 
-    def checkpoints(self, checkpoint_id: str) -> Path:
-        """Where the checkpoints of a bundle lie while it is in training."""
-        return self.directory / "checkpoints" / checkpoint_id
+    def fail(self, run: str, reason: str, **about: Any) -> None:
+        """Says why a run failed, for those who look; another failure replaces it, its row removes it."""
+        path = self._failure(run)
+        with contextlib.suppress(OSError):  # a full disk may be the reason
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, dumps({"run_id": run, "reason": reason, "time": time.time(), **about}))
+
+    def failure(self, run: str) -> dict[str, Any] | None:
+        """The last failure of a run that has failed and is not done."""
+        with contextlib.suppress(OSError, ValueError):  # the rule; or done in this moment
+            return json.loads(self._failure(run).read_text())
+        return None
+
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """The last failure of every run that has failed and has no row."""
+        failed = {path.stem for path in (self.directory / "failed").glob("*.json")}
+        left = failed - self.done(failed)
+        return {run: found for run in sorted(left) if (found := self.failure(run)) is not None}
+
+    def leases(self, worker: str, seconds: float = LEASE_SECONDS) -> Leases:
+        """The leases of the directory as ``worker`` sees them."""
+        return Leases(self.directory / "leases", worker, seconds)
+
+    def checkpoints(self, state: str, signature: str) -> Path:
+        """Where the checkpoints of a bundle lie while it is in training under an execution signature.
+
+        A state that was made under another one is not continued: the row's bits would be those of neither.
+        """
+        return self.directory / "checkpoints" / f"{state}-{signature}"
+
+    def other_checkpoints(self, own: Path) -> list[Path]:
+        """Where checkpoints of the same bundle under other signatures lie."""
+        state, _, _ = own.name.rpartition("-")
+        return sorted(path for path in own.parent.glob(f"{state}-*") if path != own)
 
     def weights(self, run: str) -> Path:
         """Where the final variables of a run lie, if it keeps them."""
-        return self.directory / "weights" / f"{run}.safetensors"
+        return self.directory / "weights" / f"{_checked(run)}.safetensors"
 
-    def clean(self) -> None:
-        """Removes what only an unfinished sweep needs."""
-        shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
-        for partial in (self.directory / "weights").glob(".*.partial"):
-            partial.unlink(missing_ok=True)
-        for partial in (*self.directory.glob(".*"), *(self.directory / "rows").glob(".*")):
-            if _is_partial(partial):
-                partial.unlink(missing_ok=True)
+    def clean(self, runs: Iterable[str]) -> None:
+        """Removes what only unfinished sweeps need: where another worker is still busy, only what kills left behind."""
+        for place in (".", "rows", "failed", "weights", "leases"):
+            process.sweep_up(self.directory / place)
+        runs = set(runs)
+        leases = self.leases("clean")
+        if len(self.done(runs)) == len(runs) and not leases.anyone():
+            shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
+            leases.clean()
+            with contextlib.suppress(OSError):
+                (self.directory / "failed").rmdir()
 
     def _path(self, run: str) -> Path:
-        return self.directory / "rows" / f"{run}.json"
+        return self.directory / "rows" / f"{_checked(run)}.json"
+
+    def _failure(self, run: str) -> Path:
+        return self.directory / "failed" / f"{_checked(run)}.json"
 
 
 def dumps(value: Any) -> str:
@@ -239,23 +334,31 @@ def dumps(value: Any) -> str:
     return json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file whole or not at all."""
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f"{PARTIAL}{path.name}-")
+def _link(path: Path, text: str) -> None:
+    """Makes a file whole or not at all; one that is there stays as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unlinked = process.partial(path.parent, path.name)
     try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
+        write_atomically(unlinked, text)
+        with contextlib.suppress(FileExistsError):
+            os.link(unlinked, path)
+    finally:
+        unlinked.unlink(missing_ok=True)
 
 
-def _is_partial(path: Path) -> bool:
-    return path.name.startswith(PARTIAL)
+def _content(row: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
+
+
+def _checked(run: str) -> str:
+    """The name of a run, which a file may have got from a stranger: it names no other place."""
+    if not run or run.startswith(".") or Path(run).name != run:
+        raise UsageError(f"{run!r} is no name of a run: these are 16 hexadecimal digits.")
+    return run
+
+
+def _is_passing(path: Path) -> bool:
+    return path.name.startswith(process.PARTIAL) or path.name == "leases"
 
 
 def _finite(value: Any) -> Any:
@@ -277,10 +380,9 @@ def _check_writable(directory: Path) -> None:
         raise UsageError(f"{existing} is not a directory. Use another --workdir.")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UsageError(f"No permission to write to {existing}. Use another --workdir.")
-
-
-def _differences(old: Any, new: Any) -> list[str]:
-    """The lines that differ, at most twelve."""
-    lines = difflib.ndiff(dumps(old).splitlines(), dumps(new).splitlines())
-    changed = [f"  {'there' if line[0] == '-' else 'asked'}: {line[2:].strip()}" for line in lines if line[0] in "-+"]
-    return changed[:12] + (["  ..."] if len(changed) > 12 else [])
+    probe = process.partial(existing, "probe")
+    try:  # permissions are not all that counts
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise UsageError(f"Nothing can be written to {existing} ({error.strerror}). Use another --workdir.") from error

@@ -1,26 +1,38 @@
-"""Checkpoints of a bundle of runs: written by Orbax, believed only after every digest agrees.
+"""Checkpoints of a bundle of runs: arrays written by Orbax, believed only after every digest agrees.
 
-A checkpoint is a directory ``<step>`` made by Orbax and a file ``<step>.json`` written after it,
-which holds the SHA-256 of every array, whatever else must be carried along, and a SHA-256 of its own.
-Without that file the directory counts for nothing, so a kill in mid-save loses one checkpoint and
-corrupts none. Orbax itself restores a flipped bit without a word; the digests catch it.
+A checkpoint is a directory ``<step>`` that holds ``arrays``, made by Orbax, and ``record.json``: whose it is, the
+SHA-256 of every file and of every array, whatever else must be carried along, and a SHA-256 of itself. Both are
+written into a directory of another name, flushed, read back and compared, and only then take their name, by one
+rename: so a kill or a full disk loses the checkpoint being written and no other. Orbax itself restores a flipped bit
+without a word, and meets other damage with pages of errors; so it is given no file whose digest does not agree.
+
+A damaged checkpoint is passed over for the one before. One that is whole but belongs to other runs, or to a program
+with other arrays, is refused: to go on from an older one, or from the start, would hide the mistake.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from cnnjax import tree
+from cnnjax import process, tree
+from cnnjax.typing import UsageError, differences
 
 KEEP = 2  # the newest, and one to fall back on
+ARRAYS, RECORD = "arrays", "record.json"
+PLAIN = "arrays.npz"  # in place of ARRAYS where several processes have joined: Orbax would save from all at once
 log = logging.getLogger(__name__)
+_saving = threading.Lock()
 
 
 class Restored(NamedTuple):
@@ -30,101 +42,262 @@ class Restored(NamedTuple):
     extra: dict[str, Any]
 
 
-def save(directory: Path, owner: str, step: int, arrays: Any, extra: dict[str, Any]) -> None:
-    """Writes the checkpoint of ``step`` and removes all but the newest ``KEEP``.
+def save(
+    directory: Path, owner: Mapping[str, Any], step: int, arrays: Any, extra: Mapping[str, Any], keep: int = KEEP
+) -> None:
+    """Writes the checkpoint of ``step`` and removes all but the newest ``keep`` up to it.
+
+    Several processes may save into one directory at once. Later steps, which another one has written, stay.
 
     Args:
       directory: made if missing.
-      owner: names the runs that the checkpoint belongs to; ``restore`` takes no other's.
+      owner: JSON that describes the runs that the checkpoint belongs to; ``restore`` takes no other's.
       step: steps done.
       arrays: a tree of arrays.
       extra: JSON to be kept beside them.
+      keep: how many checkpoints stay.
 
     Raises:
-      OSError: the disk is full or may not be written; earlier checkpoints stay as they were.
+      OSError: it could not be written whole; earlier checkpoints stay as they were.
     """
-    from orbax.checkpoint import v1 as ocp  # 1 s to import; short runs never save
-
-    directory.mkdir(parents=True, exist_ok=True)
-    target = _arrays(directory, step)
-    if target.exists():  # left by a kill between the arrays and their JSON
-        shutil.rmtree(target)
     arrays = jax.device_get(arrays)
-    ocp.save_pytree(target.absolute(), arrays)
-    record = {"owner": owner, "digests": tree.leaf_digests(arrays), "extra": extra}
-    partial = directory / f".{step}.partial"
-    with open(partial, "w") as file:
-        json.dump({"record": record, "sha256": _sha256(record)}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, _record(directory, step))
-    for old in steps(directory)[:-KEEP]:
-        _record(directory, old).unlink()
-        shutil.rmtree(_arrays(directory, old), ignore_errors=True)
+    unfinished = process.partial(directory, str(step))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        process.sweep_up(directory)
+        _check_room(directory, arrays)
+        unfinished.mkdir()
+        _write(unfinished, {"owner": owner, "step": step, "extra": extra, "leaves": _described(arrays)}, arrays)
+        _place(unfinished, directory / str(step), arrays)
+    except Exception as error:  # Orbax raises many types, also where the disk is full
+        raise OSError(
+            f"The checkpoint of step {step} could not be written to {directory} ({_reason(error)}). Make room or "
+            "change its permissions, or use another --workdir. Earlier checkpoints are as they were."
+        ) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    for old in [found for found in steps(directory) if found <= step][:-keep]:
+        _drop(directory / str(old))
 
 
-def restore(directory: Path, owner: str, like: Any) -> Restored | None:
-    """The newest checkpoint of ``owner`` whose digests agree, or None where there is none.
+def restore(directory: Path, owner: Mapping[str, Any], like: Any) -> Restored | None:
+    """The newest checkpoint whose digests agree, or None where there is none.
 
-    One that does not agree is named in the log and passed over for the one before.
+    One that is damaged is named in the log and passed over for the one before.
 
     Args:
       directory: where ``save`` wrote.
       owner: as it was saved.
       like: a tree of arrays or shapes with the structure to restore.
-    """
-    if not steps(directory):
-        return None
-    from orbax.checkpoint import v1 as ocp
 
-    # NumPy arrays, which belong to no device: Orbax cannot place others where there are several.
-    hosts = jax.tree_util.tree_map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
+    Raises:
+      UsageError: a checkpoint is whole and belongs to other runs, or its arrays are others than ``like``.
+    """
     for step in reversed(steps(directory)):
+        path = directory / str(step)
         try:
-            saved = json.loads(_record(directory, step).read_text())
-            record = saved["record"]
-            if _sha256(record) != saved["sha256"]:
-                raise ValueError(f"{_record(directory, step).name} is not what was saved")
-            if record["owner"] != owner:
-                raise ValueError("it belongs to other runs")
-            arrays = ocp.load_pytree(_arrays(directory, step).absolute(), hosts)
-            _check_shapes(arrays, hosts)
-            found = tree.leaf_digests(arrays)
-            wrong = [name for name, digest in record["digests"].items() if found.get(name) != digest]
-            if not wrong:
-                return Restored(jax.device_put(arrays), record["extra"])
-            reason = f"{wrong[0]} is not what was saved"
+            record = _read_record(path)
+            _refuse_others(path, record, owner, like)
+            return Restored(jax.device_put(_checked(path, record, like)), record["extra"])
+        except (UsageError, MemoryError):
+            raise
         except Exception as error:  # Orbax raises many types for a damaged file
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        log.warning("checkpoint %s passed over: %s", _arrays(directory, step), reason)
+            log.warning("checkpoint %s passed over: %s", path, _reason(error))
     return None
 
 
 def remove(directory: Path) -> None:
-    """Removes every checkpoint of a finished bundle."""
+    """Removes every checkpoint of a finished bundle, and what kills left of others."""
     shutil.rmtree(directory, ignore_errors=True)
 
 
 def steps(directory: Path) -> list[int]:
-    """The steps of the complete checkpoints, oldest first."""
-    return sorted(int(path.stem) for path in directory.glob("*.json") if path.stem.isdigit())
+    """The steps of the checkpoints there, oldest first; none is half written, but some may be damaged."""
+    return sorted(int(path.name) for path in directory.glob("[0-9]*") if path.name.isdecimal())
 
 
-def _check_shapes(arrays: Any, like: Any) -> None:
-    """The program may have changed since: Orbax restores whatever shape it finds."""
-    triples = zip(tree.names(like), jax.tree_util.tree_leaves(arrays), jax.tree_util.tree_leaves(like), strict=True)
-    for name, array, expected in triples:
-        if (array.shape, array.dtype) != (expected.shape, expected.dtype):
-            raise ValueError(f"{name} has shape {array.shape} and not {expected.shape}")
+def _check_room(directory: Path, arrays: Any) -> None:
+    """Says at once and in one line what Orbax would find out in the middle."""
+    needed = sum(leaf.nbytes for leaf in jax.tree_util.tree_leaves(arrays))
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise OSError(errno.ENOSPC, f"No space left: {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free")
 
 
-def _sha256(record: dict[str, Any]) -> str:
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the log of Orbax, which tells of an error in pages before it raises it; for one thread at a time."""
+    orbax = logging.getLogger("absl")
+    with _saving:
+        before, orbax.disabled = orbax.disabled, True
+        try:
+            yield
+        finally:
+            orbax.disabled = before
+
+
+def _write(path: Path, record: Mapping[str, Any], arrays: Any) -> None:
+    """Writes a checkpoint and makes sure that the disk has it."""
+    if jax.process_count() > 1:
+        np.savez(path / PLAIN, *jax.tree_util.tree_leaves(arrays))
+    else:
+        from orbax.checkpoint import v1 as ocp  # slow to import; short runs never save
+
+        with _quiet():
+            ocp.save((path / ARRAYS).absolute(), arrays)
+    record = {**record, "files": {name: _file_digest(path / name) for name in _files(path)}}
+    text = json.dumps({"record": record, "sha256": _sha256(record)}, indent=1)
+    (path / RECORD).write_text(text)
+    for written in (*path.rglob("*"), path):
+        _flush(written)
+    if (path / RECORD).read_text() != text or not _equal(_load(path, arrays), arrays):
+        raise OSError(errno.EIO, "what was written reads otherwise")
+
+
+def _place(unfinished: Path, target: Path, arrays: Any) -> None:
+    """Renames; where there is one already, damaged or by another process, it stays only if it holds the same."""
+    for _ in range(10):  # another process may do the same at once
+        try:
+            os.rename(unfinished, target)
+            return _flush(target.parent)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        with contextlib.suppress(Exception):  # damaged
+            there, ours = _read_record(target), _read_record(unfinished)
+            if _sha256({**there, "files": ours["files"]}) == _sha256(ours) and _checked(target, there, arrays):
+                return None  # Orbax gives its files other names each time
+        _drop(target)
+    raise FileExistsError(errno.EEXIST, f"{target} comes again and again")
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """What a record says; what it says of itself is checked first."""
+    saved = json.loads((path / RECORD).read_bytes())
+    if not isinstance(saved, dict) or _sha256(saved.get("record")) != saved.get("sha256"):
+        raise ValueError(f"{RECORD} is not what was saved")
+    return saved["record"]
+
+
+def _refuse_others(path: Path, record: dict[str, Any], owner: Mapping[str, Any], like: Any) -> None:
+    """Of a record that is what was saved: whether it is of these runs and this program."""
+    if record["step"] != int(path.name):
+        raise ValueError(f"{RECORD} is that of step {record['step']}")
+    shapes = dict(zip(tree.names(like), map(_shape, jax.tree_util.tree_leaves(like)), strict=True))
+    there = {name: _shape_text(leaf["dtype"], leaf["shape"]) for name, leaf in record["leaves"].items()}
+    for old, new, what in ((record["owner"], owner, "other runs"), (there, shapes, "a program with other arrays")):
+        if lines := differences(_flat(old), _flat(json.loads(json.dumps(new)))):
+            raise UsageError(
+                f"{path} is a checkpoint of {what}:\n" + "\n".join(lines) + f"\nRemove {path.parent} to begin anew, "
+                "or use another --workdir."
+            )
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """The values of a JSON value by their names, such as ``hypers/0/l2``."""
+    parts = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
+    if not parts:
+        return {name: value}
+    joined = f"{name}/" if name else ""
+    return {inner: found for key, part in parts for inner, found in _flat(part, f"{joined}{key}").items()}
+
+
+def _checked(path: Path, record: dict[str, Any], like: Any) -> Any:
+    """The arrays of a checkpoint, after comparing every digest."""
+    for name, digest in record["files"].items():
+        if _file_digest(path / name) != digest:
+            raise ValueError(f"{name} is not what was saved")
+    arrays = _load(path, like)
+    found = tree.leaf_digests(arrays)
+    wrong = [name for name, leaf in record["leaves"].items() if found.get(name) != leaf["sha256"]]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is not what was saved")
+    return arrays
+
+
+def _load(path: Path, like: Any) -> Any:
+    if (path / PLAIN).exists():
+        with np.load(path / PLAIN, allow_pickle=False) as file:
+            return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(like), list(file.values()))
+    from orbax.checkpoint import v1 as ocp
+
+    # NumPy arrays, which belong to no device: Orbax cannot place others where there are several.
+    hosts = jax.tree_util.tree_map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
+    with _alone():
+        return ocp.load((path / ARRAYS).absolute(), hosts)
+
+
+def _alone() -> Any:
+    """Where several processes have joined, Orbax would wait for all of them; here one reads for all."""
+    from orbax.checkpoint import v1 as ocp
+
+    if jax.process_count() == 1:
+        return contextlib.nullcontext()
+    here = jax.process_index()
+    only = ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
+    )
+    return ocp.Context(multiprocessing_options=only)
+
+
+def _described(arrays: Any) -> dict[str, dict[str, Any]]:
+    """Shape, type and digest of every leaf, by name."""
+    digests = tree.leaf_digests(arrays)
+    leaves = zip(digests.items(), jax.tree_util.tree_leaves(arrays), strict=True)
+    return {
+        name: {"shape": list(leaf.shape), "dtype": str(leaf.dtype), "sha256": digest} for (name, digest), leaf in leaves
+    }
+
+
+def _equal(ours: Any, theirs: Any) -> bool:
+    """Whether two trees of arrays on the host agree to the bit."""
+    pairs = zip(jax.tree_util.tree_leaves(ours), jax.tree_util.tree_leaves(theirs), strict=True)
+    return all(_shape(a) == _shape(b) and np.array_equal(_bytes(a), _bytes(b)) for a, b in pairs)
+
+
+def _bytes(array: Any) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _shape(leaf: Any) -> str:
+    return _shape_text(str(leaf.dtype), leaf.shape)
+
+
+def _shape_text(dtype: str, shape: Any) -> str:
+    return f"{dtype} {tuple(shape)}"
+
+
+def _drop(path: Path) -> None:
+    """Removes a checkpoint; a kill meanwhile does not leave a part of it under its name."""
+    aside = process.partial(path.parent, path.name)
+    with contextlib.suppress(OSError):  # another process was faster
+        os.rename(path, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Waits until the disk has a file, or the names in a directory."""
+    if path.is_dir() and os.name == "nt":
+        return  # cannot be opened there
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _files(path: Path) -> list[str]:
+    return sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+
+
+def _file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256(record: Any) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _arrays(directory: Path, step: int) -> Path:
-    return directory / str(step)
-
-
-def _record(directory: Path, step: int) -> Path:
-    return directory / f"{step}.json"
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -1,6 +1,7 @@
 """What defines a run: a static ``Spec`` (another program), traced ``Hyper`` (another number), a seed."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import sys
@@ -29,6 +30,8 @@ Decayed = Literal["kernels", "all"]
 Loss = Literal["softmax", "sigmoid"]
 TaskName = Literal["classify", "reconstruct"]
 PROBES: dict[str, Mapping[str, Any]] = {"classify": probes.PROBES, "reconstruct": reconstruction.PROBES}  # by task
+JSON = json.JSONEncoder(sort_keys=True)
+PLAIN = (float, int, str, bool, type(None))  # what JSON has too
 ALL_PROBES = ", ".join(name for known in PROBES.values() for name in known)
 
 
@@ -78,6 +81,10 @@ class Spec:
     cache_features: bool = _field(
         True, "compute what the head reads once, where only the head trains, from weights, unaugmented and unprobed"
     )
+
+    @functools.cached_property
+    def _text(self) -> str:
+        return JSON.encode(to_json(self))
 
 
 @jax.tree_util.register_dataclass
@@ -171,10 +178,11 @@ def validate(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
     Raises:
       UsageError: naming the field, its value and the remedy.
     """
-    configs: list[Spec | Hyper] = [spec, *hypers]
+    configs: list[Spec | Hyper] = [spec, *(() if _are_numbers(hypers) else hypers)]
     for config in configs:
+        hints = get_type_hints(type(config))
         for field in dataclasses.fields(config):
-            _check_field(field, getattr(config, field.name), get_type_hints(type(config))[field.name])
+            _check_field(field, getattr(config, field.name), hints[field.name])
     augment.check(spec.augment, info.image_shape)
     for name in spec.probes:
         if name not in PROBES[spec.task]:
@@ -234,6 +242,8 @@ def to_json(value: Any) -> Any:
       UsageError: a Spec's weights are missing, or a function without a name of its own, for two such could not be
         told apart.
     """
+    if type(value) in PLAIN:
+        return value
     if isinstance(value, nn.Module):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in ("parent", "name")}
         return {"module": f"{_home(type(value))}:{type(value).__qualname__}", **to_json(fields)}
@@ -241,7 +251,9 @@ def to_json(value: Any) -> Any:
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         return to_json({**fields, "weights": pretrained.sha256(value.weights)})
     if dataclasses.is_dataclass(value):
-        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        config: Any = type(value)
+        told = [field.name for field, silent in _fields(config) if not (silent and _is_default(value, field))]
+        return {name: to_json(getattr(value, name)) for name in told}
     if isinstance(value, dict):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -256,6 +268,16 @@ def to_json(value: Any) -> Any:
     return str(value)
 
 
+@functools.cache
+def _fields(config: Any) -> tuple[tuple[dataclasses.Field, bool], ...]:
+    """The fields of a dataclass, and whether its JSON leaves them out where they are as usual."""
+    return tuple((field, bool(field.metadata.get("silent"))) for field in dataclasses.fields(config))
+
+
+def _is_default(value: Any, field: dataclasses.Field) -> bool:
+    return getattr(value, field.name) == field.default
+
+
 def _home(value: Any) -> str:
     """The module of a class or function, also where that is the program itself: ``python -m`` calls it __main__."""
     name = getattr(value, "__module__", "")
@@ -267,8 +289,31 @@ def _home(value: Any) -> str:
 
 def digest(value: Any) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of a value's JSON."""
-    text = json.dumps(to_json(value), sort_keys=True)
+    return digest_of_text(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """The JSON that ``digest`` is of; that of a Spec is made once, unless it names a file, which may change."""
+    if isinstance(value, Spec) and not value.weights:
+        return value._text
+    return JSON.encode(to_json(value))
+
+
+def digest_of_text(text: str) -> str:
+    """The first 16 hexadecimal digits of a text's SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _are_numbers(hypers: Sequence[Hyper]) -> bool:
+    """Whether every number of many runs is plainly in order, field by field: quick, where ``_check_field`` is exact."""
+    for field in dataclasses.fields(Hyper):
+        low, high = field.metadata["low"], field.metadata["high"]
+        low, high = -sys.float_info.max if low is None else low, sys.float_info.max if high is None else high
+        kinds = (int,) if isinstance(field.default, int) else (int, float)
+        column = [getattr(hyper, field.name) for hyper in hypers]
+        if not all(type(value) in kinds and low <= value <= high for value in column):
+            return False
+    return True
 
 
 def _check_field(field: dataclasses.Field, value: Any, hint: Any) -> None:

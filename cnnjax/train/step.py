@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Integer, UInt32
 
 from cnnjax import augment, losses, metrics, rng
@@ -65,8 +67,13 @@ def training_step(
     pool: Pool,
     indices: Int[Array, " batch"],
     noise: UInt32[Array, "batch 2"],
+    axis: str | None = None,
 ) -> tuple[State, metrics.Sums]:
     """batch -> augment -> loss -> gradients -> optimizer; returns the new state and the batch's sums.
+
+    Where devices share the batch, each draws random numbers of its own for its part, and what depends on the whole
+    batch (loss, gradients, sums) is averaged or added up over them, running statistics in ``nn.norm``: so all devices
+    hold the same state.
 
     Args:
       task, spec, info: static.
@@ -75,9 +82,10 @@ def training_step(
       pool: examples on the device.
       indices: (batch,) int32 into the pool.
       noise: (batch, 2) uint32, random words that belong to the examples; see ``data.feed``.
+      axis: static; the axis of devices, each with an equal part of the batch. None: one device has all of it.
     """
     strengths = {name: getattr(hyper, name) for name in spec.augment}
-    key = rng.at_step(state.streams["augment"], state.step)
+    key = _key(state, "augment", axis)
     examples = {"images": _unit(pool["images"][indices])}
     examples = augment.apply(key, examples, spec.augment, strengths, pool["colour_basis"])
     batch = {
@@ -88,12 +96,14 @@ def training_step(
 
     def objective(params):
         variables = {"params": params, **state.model_state}
-        loss, auxiliary = task.loss(variables, batch, rng.at_step(state.streams["dropout"], state.step), hyper)
+        loss, auxiliary = task.loss(variables, batch, _key(state, "dropout", axis), hyper)
         mask = optim.decayed(spec, params)
         penalised = jax.tree_util.tree_map(lambda w, use: w if use else None, params, mask)
         return loss + hyper.l2 * losses.sum_of_squares(penalised), (loss, auxiliary)
 
     gradients, (loss, (model_state, sums)) = jax.grad(objective, has_aux=True)(state.params)
+    if axis is not None:
+        (gradients, loss), sums = _over_devices((gradients, loss), sums, axis)
     directions, optimizer = optim.directions(spec, hyper).update(gradients, state.optimizer, state.params)
     params = jax.tree_util.tree_map(lambda w, d: w - state.rate * d, state.params, directions)
     plateau = state.plateau
@@ -168,6 +178,22 @@ def over_lanes(function: Callable, lanes: int, shared: tuple[int, ...]) -> Calla
         return jax.vmap(function, [None if i in shared else 0 for i in range(len(args))])(*args)
 
     return mapped
+
+
+def _key(state: State, stream: str, axis: str | None):
+    """The key of a step; of each device along ``axis`` another."""
+    key = rng.at_step(state.streams[stream], state.step)
+    return key if axis is None else jax.random.fold_in(key, lax.axis_index(axis))
+
+
+def _over_devices(means, sums, axis: str):
+    """The means of what the devices have, whose parts of the batch are equal, and the sums; in a single exchange.
+
+    Where it goes through a network, ten small exchanges take ten times as long as one.
+    """
+    flat, unflatten = ravel_pytree((means, sums))
+    means, sums = unflatten(lax.psum(flat, axis))
+    return jax.tree_util.tree_map(lambda total: total / lax.axis_size(axis), means), sums
 
 
 def _first(value):

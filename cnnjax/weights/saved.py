@@ -7,7 +7,6 @@ file cut short, changed, or paired with another's is found.
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import jax
 import numpy as np
 
 from cnnjax import __version__, models, tree
+from cnnjax.process import write_atomically
 from cnnjax.typing import UsageError
 from cnnjax.weights import fit, safetensors_file
 from cnnjax.weights.leaves import Variables, nested
@@ -98,7 +98,7 @@ def save(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     _write_tensors(path, variables)
-    _write(_json_path(path), json.dumps({**described, "description": _digest(described)}, indent=1).encode())
+    write_atomically(_json_path(path), json.dumps({**described, "description": _digest(described)}, indent=1).encode())
 
 
 def restore(path: str | Path) -> Saved:
@@ -214,20 +214,7 @@ def _write_tensors(path: Path, variables: Variables) -> None:
     from safetensors.numpy import save as serialized
 
     flat = dict(zip(tree.names(variables), jax.tree_util.tree_leaves(variables), strict=True))
-    _write(path, serialized(flat, metadata={"format": FORMAT}))
-
-
-def _write(path: Path, content: bytes) -> None:
-    """To a file beside it, which then takes its name: a reader never sees a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(path, serialized(flat, metadata={"format": FORMAT}))
 
 
 def _json_path(path: Path) -> Path:

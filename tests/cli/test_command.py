@@ -53,7 +53,7 @@ def test_help_imports_nothing_slow(argv):
 def test_the_module_is_the_command_and_its_exit_code_is_the_process_s():
     done = subprocess.run([sys.executable, "-m", "cnnjax", "modls"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("cnnjax: Unknown subcommand 'modls'. Did you mean 'models'? Choices: convert, ")
+    assert done.stderr.startswith("cnnjax: Unknown subcommand 'modls'. Did you mean 'models'? Choices: compare, co")
 
 
 def test_an_interruption_ends_with_130(monkeypatch, capsys):

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from cnnjax.cli.progress import _clock, display
 from cnnjax.sweep import explicit, plan, points
-from cnnjax.sweep.execute import Progress
+from cnnjax.sweep.work import Progress
 from cnnjax.train import Hyper, Spec
 
 
@@ -16,7 +16,7 @@ def _bundles():
 def test_nothing_is_drawn_where_there_is_no_terminal():
     out = io.StringIO()
     bundles = _bundles()
-    with display(bundles, 16, Console(file=out)) as listen:
+    with display(bundles, 0, 16, Console(file=out)) as listen:
         listen(Progress(0, bundles[0], 20, False))
     assert out.getvalue() == ""
 
@@ -25,7 +25,7 @@ def test_runs_steps_speed_and_time_left_are_shown():
     out = io.StringIO()
     bundles = _bundles()
     assert len(bundles) == 2  # eight lanes each
-    with display(bundles, 20, Console(file=out, force_terminal=True, width=120)) as listen:
+    with display(bundles, 4, 20, Console(file=out, force_terminal=True, width=120)) as listen:
         listen(Progress(0, bundles[0], 20, False))
         listen(Progress(1, bundles[1], 40, True))
     shown = out.getvalue()

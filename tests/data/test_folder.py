@@ -1,5 +1,9 @@
+import io
 import json
+import os
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +11,7 @@ import pytest
 from PIL import Image
 
 from cnnjax.data import cache, decode, folder
+from cnnjax.data.catalog import load
 from cnnjax.data.dataset import DataConfig
 from cnnjax.data.encoded import order, split_sizes
 from cnnjax.typing import UsageError
@@ -183,6 +188,76 @@ def test_a_truncated_image_is_unreadable(tmp_path):
     (root / "train" / "bee" / "x.jpg").write_bytes(whole[:-60])
     with pytest.raises(UsageError, match=r"^1 images cannot be read: .*bee/x\.jpg"):
         folder.load(config(root))
+
+
+BAD = {
+    "empty.png": (lambda good: b"", "it is empty, cut short or no image"),
+    "text.png": (lambda good: b"<html>not found</html>", "no image of a known format"),
+    "cut.png": (lambda good: good[:-20], "truncated"),
+    "numbers.png": (lambda good: written(Image.fromarray(np.full((4, 5), np.nan, np.float32)), "tiff"), "floating"),
+    "postscript.png": (lambda good: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 5\n%%EndComments\n", "no image"),
+    "huge.png": (lambda good: png_of(9500, 9500), "pixels"),
+    "vast.png": (lambda good: png_of(60000, 60000), "pixels"),
+}
+
+
+def written(image: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A picture that says that it is large; its pixels are not there."""
+    content = bytearray(written(Image.new("RGB", (8, 8)), "png"))
+    content[16:24] = struct.pack(">LL", width, height)
+    content[29:33] = struct.pack(">L", zlib.crc32(content[12:29]))
+    return bytes(content)
+
+
+@pytest.fixture
+def with_bad_images(tmp_path):
+    """A folder of 30 training and 3 test images, and one image of each bad kind."""
+    root = fill(tmp_path / "data", {"train": 10, "test": 1})
+    good = (root / "train" / "bee" / "0.png").read_bytes()
+    for name, (make, _) in BAD.items():
+        (root / "train" / "bee" / name).write_bytes(make(good))
+    (root / "train" / "ant" / "00.png").symlink_to("nowhere.png")  # the one that describe opens
+    os.mkfifo(root / "test" / "cat" / "pipe.png")  # would be waited for
+    return root
+
+
+def test_bad_images_are_named_with_the_reason_or_skipped_counted_and_listed(with_bad_images, tmp_path):
+    for name, (_, reason) in BAD.items():
+        alone = fill(tmp_path / f"with {name}", {"train": 10, "test": 1})
+        shutil.copy(with_bad_images / "train" / "bee" / name, alone / "train" / "bee" / name)
+        with pytest.raises(UsageError, match=rf"^1 images cannot be read: .*bee/{name} \(.*{reason}.*bad_image=skip"):
+            folder.load(config(alone))
+    skipping = config(with_bad_images, on_bad_image="skip")
+    dataset = folder.load(skipping)
+    assert folder.describe(skipping) == dataset.info
+    assert dataset.info.sizes == {"train": 27, "valid": 3, "test": 3}
+    reasons = {Path(name).name: why for name, why in dataset.skipped}
+    assert reasons.keys() == {*BAD, "00.png", "pipe.png"}
+    assert all(reason in reasons[name] for name, (_, reason) in BAD.items())
+    assert "no file" in reasons["pipe.png"]
+    own = [tuple(np.asarray(Image.open(path))[0, 0].tolist()) for path in folder.files(skipping, "valid").paths]
+    assert own == identities(dataset, "valid")
+
+
+def test_skipping_gives_the_dataset_without_the_bad_images_and_decodes_once(with_bad_images, tmp_path, monkeypatch):
+    good = fill(tmp_path / "good", {"train": 10, "test": 1})
+    dataset = folder.load(config(with_bad_images, on_bad_image="skip"))
+    assert dataset.fingerprint == folder.load(config(good)).fingerprint
+    assert folder.load(config(good, on_bad_image="skip")).skipped == ()
+    monkeypatch.setattr(decode, "pixels", None)
+    again = load(config(with_bad_images, on_bad_image="skip"))
+    assert (again.fingerprint, again.skipped) == (dataset.fingerprint, dataset.skipped)
+
+
+def test_a_long_narrow_image_takes_no_memory(tmp_path):
+    with pytest.raises(ValueError, match="too long and narrow"):
+        decoded(tmp_path, Image.new("L", (60000, 1)), 1, 224)
 
 
 @pytest.mark.parametrize("number", [0, 5])  # the one that describe opens, and another

@@ -1,4 +1,6 @@
 import dataclasses
+import hashlib
+import json
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from cnnjax.sweep import rule
 from cnnjax.sweep.grid import NOTHING, axis, explicit, product
 from cnnjax.sweep.plan import Bundle, assign, plan, points
 from cnnjax.train.program import Driver
-from cnnjax.train.spec import Hyper, Spec
+from cnnjax.train.spec import Hyper, Spec, digest, to_json
 from cnnjax.typing import UsageError
 
 MLP = Spec(model="mlp", model_fields=(("hidden", (8,)),), steps=10, batch_size=8)
@@ -31,6 +33,22 @@ def test_a_run_is_named_by_what_it_is_and_not_by_how_it_was_swept():
     assert len({p.run_id for p in swept}) == len(swept) == 8
     assert alone[0].run_id == swept[-1].run_id
     assert len(alone[0].run_id) == 16
+
+
+def test_ids_are_digests_of_the_whole_run_however_they_are_made():
+    for grid in (product(l2=[0, 0.1], steps=[10, 20]), explicit({"nesterov": True}, {"evaluate_every": 1})):
+        for point in points(MLP, Hyper(learning_rate=1), grid, [0, 7]):
+            whole = {"spec": point.spec, "hyper": point.hyper, "seed": point.seed}
+            text = json.dumps(to_json(whole), sort_keys=True)
+            assert point.run_id == digest(whole) == hashlib.sha256(text.encode()).hexdigest()[:16]
+            assert dataclasses.replace(point, seed=8).run_id != point.run_id
+    swept = points(MLP, Hyper(), explicit({"milestones": (0.5,)}, {"milestones": (0.25,)}), [0, 1])
+    assert len({id(point.spec) for point in swept}) == 2  # seeds share a Spec, and its JSON
+    equal = (
+        points(MLP, Hyper(), explicit({"model.bent": 1}), [0])[0],
+        points(MLP, Hyper(), explicit({"model.bent": True}), [0])[0],
+    )
+    assert equal[0].run_id != equal[1].run_id  # though Python calls them equal
 
 
 def test_whole_numbers_name_the_run_of_their_floats():

@@ -84,7 +84,7 @@ def test_rows_on_disk_are_those_in_memory_and_a_second_call_trains_nothing(
 ):
     found = run(spec, GRID, range(3), directory=tmp_path / "sweep", execution=execution)
     assert timeless(found) == timeless(rows)
-    assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"manifest.json", "rows"}
+    assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"manifest.json", "rows", "log"}
     before = times(tmp_path / "sweep")
     no_training()
     assert run(spec, GRID, range(3), directory=tmp_path / "sweep", execution=execution) == found
@@ -146,10 +146,11 @@ def test_a_sweep_interrupted_and_repeated_is_the_uninterrupted_one(rows, spec, e
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_state_of_another_signature_is_not_continued(spec, execution, timeless, tmp_path):
-    def session(threads):
+def test_a_state_of_another_signature_is_continued_only_on_demand_and_marked(rows, spec, execution, tmp_path):
+    def session(threads, mix=False):
         planned = plan(points(spec, Hyper(), GRID[:1], range(2)), "cpu", execution.driver)
-        made = Session(planned, execution, tmp_path, {"configuration": {}})
+        mixing = dataclasses.replace(execution, mix_signatures=mix)
+        made = Session(planned, mixing, tmp_path, {"configuration": {}})
         made.signatures = {key: {**old, "threads": threads} for key, old in made.signatures.items()}
         made.check()
         made.start()
@@ -157,9 +158,19 @@ def test_a_state_of_another_signature_is_not_continued(spec, execution, timeless
 
     with pytest.raises(Interrupted):
         session(1).execute(lambda news: os.kill(os.getpid(), signal.SIGINT))
-    steps = []
-    session(2).execute(lambda news: steps.append(news.steps))
-    assert steps == [6, 12, 12]
+    with pytest.raises(UsageError, match="holds checkpoints made under another execution signature") as error:
+        session(2)
+    assert 'there: "threads": 1' in str(error.value)
+    assert 'asked: "threads": 2' in str(error.value)
+    steps, mixed = [], session(2, mix=True)
+    mixed.execute(lambda news: steps.append(news.steps))
+    assert steps == [12, 12]
+    found = mixed.rows()
+    assert [row["signature"]["threads"] for row in found] == [2, 2]
+    assert [row["earlier_signatures"] for row in found] == [
+        [digest({**row["signature"], "threads": 1})] for row in found
+    ]
+    assert [row["parameters_digest"] for row in found] == [row["parameters_digest"] for row in rows[:2]]
 
 
 def test_a_second_bundle_and_a_second_sweep_compile_nothing(rows, spec, execution):

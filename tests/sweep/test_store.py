@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnnjax.sweep.store import Store, arrays, dumps, encoded, encoded_arrays, outputs, write_atomically
+from cnnjax import process
+from cnnjax.process import write_atomically
+from cnnjax.sweep.store import Store, arrays, dumps, encoded, encoded_arrays, outputs
 from cnnjax.typing import UsageError
 
 
@@ -108,14 +110,16 @@ def test_a_killed_writer_leaves_whole_rows_and_clean_removes_the_rest(store):
         time.sleep(0.003 * killed)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    (store.directory / "rows" / ".partial-row-left").write_text("half a r")
-    (store.directory / ".partial-manifest.json-left").write_text("half a m")
+    living = process.partial(store.directory / "rows", "living")
+    living.write_text("half a r")
     rows = list((store.directory / "rows").glob("*.json"))
     assert all(len(store.read(path.stem)["text"]) == 100_000 for path in rows if path.stem != "a")
-    store.checkpoints("bundle").mkdir(parents=True)
-    store.clean()
+    store.checkpoints("bundle", "signature").mkdir(parents=True)
+    store.clean(["a", "b"])
+    assert store.checkpoints("bundle", "signature").exists()  # b is not done
+    store.clean(["a"])
     assert {path.name for path in store.directory.iterdir()} == {"manifest.json", "rows"}
-    assert set((store.directory / "rows").iterdir()) == set(rows)
+    assert set((store.directory / "rows").iterdir()) == {*rows, living}
 
 
 @pytest.mark.parametrize("failing", ["os.fsync", "os.link"])
@@ -144,6 +148,37 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("verdict.json", "old")]
     write_atomically(path, "new")
     assert path.read_text() == "new"
+
+
+def test_no_byte_of_a_row_can_change_unnoticed(store):
+    intact = row("b", metrics={"loss": 0.125}, text="abc")
+    store.write(intact)
+    path = store.directory / "rows" / "b.json"
+    content = path.read_bytes()
+    refused = 0
+    for at in range(len(content)):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        try:
+            found = store.read("b")  # where it is white space, or the name of the digest, all is still there
+        except UsageError:
+            refused += 1
+        else:
+            assert {name: found[name] for name in intact} == intact
+    assert refused > 100
+    path.write_bytes(content.replace(b"0.125", b"0.126"))
+    with pytest.raises(UsageError, match="it is not what was written"):
+        store.read("b")
+
+
+def test_a_failure_stands_until_the_run_is_done(store):
+    store.fail("b", "its worker died", worker="w")
+    store.fail("b", "no memory", worker="w")
+    (failure,) = store.failures().values()
+    assert (failure["run_id"], failure["reason"], failure["worker"]) == ("b", "no memory", "w")
+    store.write(row("b"))
+    assert store.failures() == {}
+    store.clean(["a", "b"])
+    assert not (store.directory / "failed").exists()
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"run_id": "b"}', "[]", '{"status": "done"}'])
@@ -188,11 +223,14 @@ def test_a_new_directory_is_opened_and_nothing_is_made_before(tmp_path):
 
 
 def test_a_directory_that_a_kill_left_before_its_manifest_is_taken(tmp_path):
-    (tmp_path / ".partial-manifest.json-xyz").write_text("{")
+    if not (child := os.fork()):
+        process.partial(tmp_path, "manifest.json").write_text("{")
+        os._exit(0)
+    os.waitpid(child, 0)
     store = Store(tmp_path)
     store.check(manifest("a"))
     store.open(manifest("a"))
-    store.clean()
+    store.clean(["a"])
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
@@ -228,6 +266,47 @@ def test_other_signatures_may_be_mixed_on_demand_or_only_read(store):
     store.check(manifest("a", "b", threads=2))  # all is done: nothing will be merged
 
 
+def test_checkpoints_of_another_signature_are_refused_too(tmp_path):
+    store = Store(tmp_path)
+    store.open(manifest("a"))
+    store.check(manifest("a", threads=2))  # nothing was made under the first
+    (store.checkpoints("state", "digest-1") / "6").mkdir(parents=True)
+    with pytest.raises(UsageError, match="holds checkpoints made under another execution signature"):
+        store.check(manifest("a", threads=2))
+    store.check(manifest("a", threads=2), mix_signatures=True)
+    assert store.other_checkpoints(store.checkpoints("state", "digest-2")) == [store.checkpoints("state", "digest-1")]
+
+
+def test_a_fleet_looks_at_the_manifest_only(store):
+    (store.directory / "rows" / "a.json").write_text("{")
+    store.check(manifest("a", "b"), read_rows=False)
+    with pytest.raises(UsageError, match="holds rows made under another execution signature"):
+        store.check(manifest("a", "b", threads=2), read_rows=False)
+
+
+def test_processes_that_open_a_directory_at_once_see_each_other(tmp_path):
+    """Eight sweeps, of two kinds, start in one new directory: one kind gets it, and the other is refused whole."""
+    codes = []
+    for number in range(8):
+        if not (child := os.fork()):
+            code, store = 9, Store(tmp_path / "new")
+            wanted = manifest("a") if number % 2 else manifest("b")
+            try:
+                store.check(wanted)
+                with store.opening():
+                    store.check(wanted)
+                    store.open(wanted)
+                code = number % 2
+            except UsageError as error:
+                code = 2 if "different configuration" in str(error) else 3
+            finally:
+                os._exit(code)
+        codes.append(child)
+    found = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in codes]
+    assert sorted(found) in ([0, 0, 0, 0, 2, 2, 2, 2], [1, 1, 1, 1, 2, 2, 2, 2])
+    assert [path.name for path in (tmp_path / "new").iterdir() if path.name != "leases"] == ["manifest.json"]
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"runs": {}}'])
 def test_a_damaged_manifest_is_named(store, content):
     (store.directory / "manifest.json").write_text(content)
@@ -252,8 +331,14 @@ def test_a_place_that_is_no_directory_is_refused(tmp_path):
 
 def test_a_place_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"results cannot be made \(Not a directory\)\. Use another --workdir"):
-        Store(tmp_path / "file" / "results").open(manifest("a"))
+    store = Store(tmp_path / "file" / "results")
+    with pytest.raises(UsageError, match=r"results cannot be written \(Not a directory\)\. .* another --workdir"):
+        store.open(manifest("a"))
+    with (
+        pytest.raises(UsageError, match=r"results cannot be made \(Not a directory\)\. Use another --workdir"),
+        store.opening(),
+    ):
+        pass
 
 
 def test_a_place_without_permission_is_refused(tmp_path, monkeypatch):

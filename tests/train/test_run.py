@@ -1,6 +1,4 @@
 import dataclasses
-import gc
-import itertools
 import json
 
 import numpy as np
@@ -9,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnjax.data.feed import Feed, subset
-from cnnjax.train import checkpoint
+from cnnjax.train import checkpoint, run
 from cnnjax.train.program import Driver, program, stack_hyper
 from cnnjax.train.run import Interrupted, evaluation_steps, schedule, train
 from cnnjax.train.spec import Hyper, Spec
+from cnnjax.typing import UsageError
 
 ONE = Driver("scan", 1)
 TWO = Driver("scan", 2)
@@ -116,16 +115,17 @@ def test_a_run_whose_last_step_breaks_it_has_diverged(digits, mlp):
 
 
 def test_every_lane_needs_a_run(digits, mlp):
-    with pytest.raises(ValueError, match="2 lanes need as many hypers and seeds, not 2 and 1"):
+    with pytest.raises(ValueError, match="2 runs need as many hypers and seeds, not 2 and 1"):
         train(mlp, [Hyper()] * 2, [0], digits, TWO)
 
 
 # Interrupted and resumed
 
 
-def stopping_after(chunks):
-    counter = itertools.count(1)
-    return lambda: next(counter) >= chunks
+def stopping_at(step):
+    """Asks to stop after a step, or as soon after it as a run asks."""
+    seen = [0]
+    return {"on_progress": seen.append, "should_stop": lambda: seen[-1] >= step}
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def expected(digits, mlp, everything):
 @pytest.mark.parametrize("chunks", [1, 2, 3, 4])
 def test_a_run_resumed_after_any_chunk_is_the_uninterrupted_one(resumed, expected, tmp_path, chunks):
     with pytest.raises(Interrupted, match=f"stopped at step {3 * chunks} of 12"):
-        resumed(should_stop=stopping_after(chunks))
+        resumed(**stopping_at(3 * chunks))
     assert checkpoint.steps(tmp_path / "bundle") == [3 * chunks]
     seen = []
     assert resumed(on_progress=seen.append) == expected[0]
@@ -185,10 +185,9 @@ def test_a_crash_loses_what_came_after_the_last_checkpoint(resumed, expected, tm
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning")
 def test_a_damaged_checkpoint_costs_steps_but_no_bit(resumed, expected, tmp_path, caplog):
     with pytest.raises(Interrupted):
-        resumed(checkpoint_seconds=0.0, should_stop=stopping_after(3))
+        resumed(checkpoint_seconds=0.0, **stopping_at(9))
     assert checkpoint.steps(tmp_path / "bundle") == [6, 9]
     for path in (tmp_path / "bundle" / "9").rglob("*"):
         if path.is_file():
@@ -197,26 +196,164 @@ def test_a_damaged_checkpoint_costs_steps_but_no_bit(resumed, expected, tmp_path
     assert resumed(on_progress=seen.append) == expected[0]
     assert seen == [9, 12]
     assert "bundle/9 passed over" in caplog.text
-    gc.collect()  # coroutines of Orbax that complain
 
 
-def test_the_checkpoint_of_another_run_is_not_taken(resumed, expected, caplog):
+def test_the_checkpoint_of_another_run_is_refused(resumed, expected):
     with pytest.raises(Interrupted):
-        resumed(should_stop=stopping_after(2))
+        resumed(**stopping_at(6), description={"signature": {"threads": 1}})
+    with pytest.raises(UsageError, match="is a checkpoint of other runs") as error:
+        resumed(seed=1, description={"signature": {"threads": 2}})
+    assert {'  there: "seeds/0": 0', '  asked: "seeds/0": 1'} <= set(str(error.value).splitlines())
+    assert {'  there: "signature/threads": 1', '  asked: "signature/threads": 2'} <= set(str(error.value).splitlines())
+    assert resumed(description={"signature": {"threads": 1}}) == expected[0]  # it is still there
+
+
+@pytest.fixture
+def every_step(monkeypatch):
+    """Looks after every single step, whatever the chunks."""
+    monkeypatch.setattr(run, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(run, "part_steps", lambda remaining, seconds: 1)
+
+
+def test_three_epochs_stopped_after_every_step_are_the_uninterrupted_ones(
+    digits, net, everything, every_step, monkeypatch, tmp_path
+):
+    sizes = 16, 15  # two steps an epoch, and an epoch that ends within a batch
+    spec = dataclasses.replace(net, schedule="cosine")
+    hypers = [dataclasses.replace(everything, train_size=size) for size in sizes]
+    runs = (spec, hypers, [0, 1], digits, TWO)
+    whole = [timeless(outcome) for outcome in train(*runs)]
+    compiled = program(spec, digits.info, TWO)
+    before, seen, advance = compiled.compilations(), [], compiled.advance
+
+    def recording(state, sums, hyper, chunk):
+        seen.extend(np.asarray(chunk.indices)[: chunk.length])
+        return advance(state, sums, hyper, chunk)
+
+    monkeypatch.setattr(compiled, "advance", recording)
+    stops, evaluations, asked = [], [], [False]
+    for evaluated in (False, True):  # between evaluation and save, too
+
+        def should_stop(evaluated=evaluated):
+            return asked[-1] if evaluated else True
+
+        def on_evaluation(step, records):
+            evaluations.append((step, records))
+            asked.append(True)
+
+        seen.clear()
+        outcomes = None
+        while outcomes is None:
+            asked.append(False)
+            try:
+                outcomes = train(
+                    *runs, checkpoints=tmp_path / "bundle", should_stop=should_stop, on_evaluation=on_evaluation
+                )
+            except Interrupted as stopped:
+                stops.append(int(str(stopped).split()[3]))
+        assert [timeless(outcome) for outcome in outcomes] == whole
+        assert all(outcome.accesses == {"train": 2, "valid": 2, "test": 1} for outcome in outcomes)
+        assert len(seen) == 6
+        for lane, (seed, size) in enumerate(zip([0, 1], sizes, strict=True)):
+            examples = np.concatenate([batch[lane] for batch in seen])
+            for epoch in range(3):
+                ledger = examples[epoch * size : (epoch + 1) * size]
+                assert sorted(ledger) == sorted(subset(seed, size, digits.info.sizes["train"]))
+    assert stops == [1, 2, 3, 4, 5, 6, 3, 6]
+    assert [step for step, _ in evaluations] == [3, 6] * 2
+    for step, records in evaluations:
+        assert records == [outcome.history[step // 3 - 1] for outcome in outcomes]
+    assert compiled.compilations() == before
+
+
+def test_a_run_stopped_before_an_evaluation_begins_with_it(resumed, expected, every_step):
+    asked = []
+
+    def second():  # at step 6 it is asked before the evaluation, and after
+        asked.append(None)
+        return len(asked) == 6
+
+    evaluated, seen = [], []
+    with pytest.raises(Interrupted, match="stopped at step 6 of 12"):
+        resumed(should_stop=second, on_evaluation=lambda step, records: evaluated.append(step))
+    assert evaluated == []
+    again = {"on_evaluation": lambda step, records: evaluated.append(step), "on_progress": seen.append}
+    assert resumed(**again) == expected[0]
+    assert evaluated == [6, 12]
+    assert seen == list(range(7, 13))
+
+
+# Kept, or not
+
+
+def test_a_kept_checkpoint_gives_the_same_results_at_once(resumed, expected, tmp_path):
+    there = []
+    for _ in range(2):
+        seen = []
+        outcomes = []
+        assert resumed(keep_checkpoint=True, on_progress=seen.append, on_outcomes=outcomes.extend) == expected[0]
+        there.append((seen, checkpoint.steps(tmp_path / "bundle"), timeless(outcomes[0]) == expected[0]))
+    assert there == [([3, 6, 9, 12], [12], True), ([], [12], True)]
+
+
+def test_checkpoints_stay_until_the_results_are_written(resumed, tmp_path):
+    there = []
+    resumed(checkpoint_seconds=0.0, on_outcomes=lambda outcomes: there.extend(checkpoint.steps(tmp_path / "bundle")))
+    assert there
+    assert set(there) <= {3, 6, 9}
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.fixture
+def without_room(tmp_path):
+    """In the place of the directory for checkpoints there is a file, as good as a full disk."""
+    (tmp_path / "bundle").write_text("")
+
+
+def test_a_run_that_cannot_save_goes_on_and_says_so(resumed, expected, without_room, caplog):
+    assert resumed(checkpoint_seconds=0.0) == expected[0]
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 3
+    for step, record in zip((3, 6, 9), caplog.records, strict=True):
+        assert record.message.startswith(f"The checkpoint of step {step} could not be written to ")
+        assert "Make room" in record.message
+        assert "\n" not in record.message
+
+
+def test_a_run_that_stops_and_cannot_save_does_not_claim_that_it_has(resumed, without_room):
+    with pytest.raises(Interrupted, match=r"stopped at step 6 of 12, which is not saved: The checkpoint of") as stopped:
+        resumed(**stopping_at(6))
+    assert not stopped.value.saved
+    with pytest.raises(Interrupted) as stopped:
+        resumed(checkpoints=None, **stopping_at(6))
+    assert not stopped.value.saved
+
+
+# How long until the next look
+
+
+@pytest.mark.parametrize(
+    ("remaining", "seconds", "steps"),
+    [
+        (50, None, 1),
+        (50, 0.0, 50),
+        (50, 0.02, 50),
+        (50, 0.06, 25),
+        (49, 0.06, 25),
+        (50, 7.0, 1),
+        (1, 7.0, 1),
+        (3, 1.0, 2),
+    ],
+)
+def test_the_steps_between_looks_follow_from_how_long_one_takes(remaining, seconds, steps):
+    assert run.part_steps(remaining, seconds) == steps
+
+
+def test_a_slow_chunk_is_left_in_time(resumed, expected, monkeypatch):
+    monkeypatch.setattr(run, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(run, "PART_SECONDS", 1e-9)  # as if every step were slow
     seen = []
-    assert resumed(seed=1, on_progress=seen.append) == expected[1]
-    assert seen == [3, 6, 9, 12]
-    assert "passed over: it belongs to other runs" in caplog.text
-
-
-def test_batch_statistics_and_lanes_resume_too(digits, net, everything, tmp_path):
-    runs = ([everything, dataclasses.replace(everything, learning_rate=1e30)], [0, 1], digits, TWO)
-    whole = [timeless(outcome) for outcome in train(net, *runs)]
-    with pytest.raises(Interrupted, match="stopped at step 3 of 6"):
-        train(net, *runs, checkpoints=tmp_path / "bundle", should_stop=lambda: True)
-    outcomes = train(net, *runs, checkpoints=tmp_path / "bundle")
-    assert [timeless(outcome) for outcome in outcomes] == whole
-    assert [outcome.diverged_step is None for outcome in outcomes] == [True, False]
+    assert resumed(on_progress=seen.append, chunk_steps=3) == expected[0]
+    assert seen == list(range(1, 13))
 
 
 def test_a_run_may_change_its_feed_when_it_resumes(digits, mlp, everything, tmp_path):

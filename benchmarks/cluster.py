@@ -1,0 +1,167 @@
+"""Does a cluster lose or double a run, and what does its coordination cost?
+
+A simulated cluster: every worker is a thread of this process that executes the real loop of a worker (``sweep.work``)
+on one real directory; only the training is replaced, by a short sleep and a row that is a function of the run. Workers
+die in the middle of a run (no release, no more beats; another one takes their place), freeze for longer than
+their lease and then go on, and meet errors. At the end every run must have exactly one row, with the right content.
+
+  python -m benchmarks.cluster                       1,000 workers, 100,000 runs; minutes
+  python -m benchmarks.cluster --workers=50 --runs=2000
+"""
+
+import argparse
+import random
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import machine, record
+from cnnjax.data.catalog import DataConfig, describe
+from cnnjax.sweep import lease, log, work
+from cnnjax.sweep.bundle import LeaseLost
+from cnnjax.sweep.grid import NOTHING
+from cnnjax.sweep.plan import Bundle, points
+from cnnjax.sweep.store import Store
+from cnnjax.train.program import Driver
+from cnnjax.train.spec import Hyper, Spec, digest
+
+DIES, FREEZES, FAILS = 0.02, 0.005, 0.005  # chance for each run
+LEASE_SECONDS = 6.0
+RUN_SECONDS = 0.2  # on average
+
+
+class Died(BaseException):
+    """The worker is no more."""
+
+
+class Cluster:
+    """The workers, and what happened to them."""
+
+    def __init__(self, directory: Path, workers: int, runs: int, seed: int):
+        self.directory, self.workers = directory, workers
+        self.random = random.Random(seed)
+        self.events: Counter[str] = Counter()
+        self.lock = threading.Lock()
+        self.silent: set[Any] = set()  # leases of the dead and the frozen: no beat, no release
+        spec = Spec(model="mlp", model_fields=(("hidden", (2,)),), steps=1)
+        info = describe(DataConfig())
+        made = points(spec, Hyper(), NOTHING, range(runs))
+        self.jobs = [work.Job(Bundle(spec, info, Driver(), 1, (point,)), {"threads": 1}) for point in made]
+        self.ids = [point.run_id for point in made]
+        self.settings = work.Settings(
+            directory, {DataConfig(): ""}, lease_seconds=LEASE_SECONDS, fleet=True, member=work.Member()
+        )
+
+    def run(self) -> None:
+        """All workers, until none has anything left to do; then again, as a user would, until nothing is missing."""
+        while len(Store(self.directory).done(self.ids)) < len(self.jobs):
+            self.events["fleets"] += 1
+            threads = [threading.Thread(target=self.serve, args=(number,)) for number in range(self.workers)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+    def note(self, event: str) -> None:
+        """Counts it."""
+        with self.lock:
+            self.events[event] += 1
+
+    def serve(self, number: int) -> None:
+        """One worker, and those who replace it when it dies."""
+        worker = work.Worker(number, work.Member(number, self.workers))
+        while True:
+            try:
+                return work.work(self.jobs, self.settings, worker)
+            except Died:
+                self.note("deaths")
+
+    def train(self, bundle: Bundle, signature: Any, fingerprint: str, store: Store, **options: Any) -> list[dict]:
+        """In the place of ``run_bundle``."""
+        self.note("executions")
+        fate, (point,), held = self.random.random(), bundle.points, options["may_write"].__self__
+        time.sleep(self.random.uniform(0.0, 2 * RUN_SECONDS))
+        if fate < DIES:
+            self.silent.add(held)
+            raise Died
+        if fate < DIES + FREEZES:
+            self.note("frozen")
+            self.silent.add(held)
+            time.sleep(2 * LEASE_SECONDS)
+            self.silent.remove(held)
+        elif fate < DIES + FREEZES + FAILS:
+            self.note("errors")
+            raise RuntimeError("an error of this run")
+        if not held.held():
+            self.note("late writes refused")
+            raise LeaseLost
+        row = {**content(point.run_id), "status": "done", "metrics": {}, "seconds": 0.0}
+        store.write(row)
+        return [row]
+
+
+def content(run: str) -> dict[str, Any]:
+    """The row of a run: a function of the run, and about as long as a real one."""
+    return {
+        "run_id": run,
+        "parameters_digest": digest(run) * 4,
+        "history": [{"step": k, "loss": 0.5} for k in range(20)],
+    }
+
+
+def simulate(directory: Path, workers: int, runs: int, seed: int = 0) -> dict[str, Any]:
+    """What came of it, and the time it took."""
+    cluster = Cluster(directory, workers, runs, seed)
+    real = work.run_bundle, lease.Lease.release, lease.Lease.beat
+
+    def unless_silent(method: Any) -> Any:
+        return lambda held: None if held in cluster.silent else method(held)
+
+    started, processor = time.perf_counter(), time.process_time()
+    lease.Lease.release, lease.Lease.beat = map(unless_silent, real[1:])  # type: ignore[method-assign]
+    work.run_bundle = cluster.train
+    try:
+        cluster.run()
+    finally:
+        work.run_bundle, lease.Lease.release, lease.Lease.beat = real  # type: ignore[method-assign]
+    seconds, processor = time.perf_counter() - started, time.process_time() - processor
+    store, ids = Store(directory), cluster.ids
+    wrong = [run for run in ids if any(store.read(run)[name] != value for name, value in content(run).items())]
+    done = Counter(event["run"] for event in log.read(directory) if event["event"] == "done")
+    names = [path.name for path in (directory / "rows").iterdir()]
+    return {
+        "workers": workers,
+        "runs": runs,
+        "rows": len(names),
+        "rows lost": runs - len(store.done(ids)),
+        "rows that are no run's": len(set(names) - {f"{run}.json" for run in ids}),
+        "rows with wrong content": len(wrong),
+        "runs done twice, by the logs": sum(count > 1 for count in done.values()),
+        **{name: cluster.events[name] for name in ("deaths", "frozen", "late writes refused", "errors", "fleets")},
+        "executions per run": cluster.events["executions"] / runs,
+        "seconds": seconds,
+        "milliseconds of processor for each run": 1000 * processor / runs,
+    }
+
+
+def main() -> None:
+    """Prints and records."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=1000)
+    parser.add_argument("--runs", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        found = simulate(Path(directory), options.workers, options.runs, options.seed)
+    for name, value in found.items():
+        print(f"{name:40s} {value:,.2f}" if isinstance(value, float) else f"{name:40s} {value:,}")
+    if (options.workers, options.runs) == (1000, 100_000):
+        question = "What does a simulated cluster lose, double, and spend on coordination?"
+        record("cluster", question, "python -m benchmarks.cluster", machine(), found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Leases: which worker is on which bundle, agreed on by any number of workers on any number of hosts.
+
+A lease is a file ``<bundle>.<number>``. A worker takes a free bundle by making number 1, and the bundle of a worker
+that is gone by making the next number; either way by link(2), which only one can do. While it works it touches its
+file. Nobody compares clocks of two hosts: a lease has run out when an observer saw no new time on it for
+``seconds`` of its own clock, or when its holder is known to have ended. A worker that was frozen and woken finds
+the next number there, or its own file removed; it does not hold the lease any more, and writes no row.
+
+What this asks of a shared filesystem: link(2) fails where the name exists, rename(2) is atomic, a file that one host
+has closed is seen whole by those that open it afterwards, and a new modification time is seen within half of
+``seconds``. Local filesystems, NFS version 3 and later, Lustre and GPFS do this; object stores do not.
+"""
+
+import contextlib
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cnnjax import process
+
+LEASE_SECONDS = 60.0
+BEATS = 6  # in the time that a lease lasts
+
+
+class Lease:
+    """A bundle that is this worker's, until it is released or taken over.
+
+    Attributes:
+      bundle: its id.
+      number: 1, or more where earlier holders were lost.
+    """
+
+    def __init__(self, directory: Path, bundle: str, number: int, record: str):
+        self.bundle, self.number = bundle, number
+        self._directory, self._record = directory, record
+
+    def held(self) -> bool:
+        """Whether it is still this worker's."""
+        try:
+            mine = self._path(self.number).read_text() == self._record
+        except OSError:
+            return False
+        return mine and not self._path(self.number + 1).exists()
+
+    def beat(self) -> None:
+        """Says that the holder lives."""
+        with contextlib.suppress(OSError):  # taken over, or the filesystem is away for a moment
+            os.utime(self._path(self.number))
+
+    @contextlib.contextmanager
+    def beating(self, seconds: float) -> Iterator[None]:
+        """Beats from a thread, ``BEATS`` times in ``seconds``, within this context."""
+        over = threading.Event()
+
+        def run() -> None:
+            while not over.wait(seconds / BEATS):
+                self.beat()
+
+        thread = threading.Thread(target=run, daemon=True, name=f"lease of {self.bundle}")
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def release(self) -> None:
+        """Gives the bundle back. What it was taken for must be done before, or nobody knows."""
+        if self.held():
+            for number in range(1, self.number + 1):  # from below: an earlier holder never finds itself the last
+                self._path(number).unlink(missing_ok=True)
+
+    def _path(self, number: int) -> Path:
+        return self._directory / f"{self.bundle}.{number}"
+
+
+class Leases:
+    """The leases of one directory, as one worker sees them.
+
+    Args:
+      directory: made when the first lease is taken.
+      worker: what this worker is called.
+      seconds: how long a lease lasts without a beat.
+      clock: seconds that only ever rise; its zero does not matter.
+      holder: what is written into a lease about this worker; by default which process it is.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        worker: str,
+        seconds: float = LEASE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+        holder: process.Identity | None = None,
+    ):
+        self.directory, self.worker, self.seconds = directory, worker, seconds
+        self._clock = clock
+        self._holder = process.identity() if holder is None else holder
+        self._seen: dict[str, tuple[int, float]] = {}  # file -> its time, and when it was first seen to have it
+        self._beating: set[str] = set()  # files whose time was seen to change
+
+    def acquire(self, bundle: str, **about: Any) -> Lease | None:
+        """The lease of a bundle, or None where another worker has it.
+
+        The caller then looks whether the bundle is done: its last holder may just have finished it.
+
+        Args:
+          bundle: an id without a dot.
+          **about: goes into the file, for those who look.
+        """
+        number = max((n for b, n in self._numbers() if b == bundle), default=0)
+        if number and not self._run_out(f"{bundle}.{number}"):
+            return None
+        self.directory.mkdir(parents=True, exist_ok=True)
+        known = {"worker": self.worker, "seconds": self.seconds, "since": time.time(), **self._holder, **about}
+        record = json.dumps({**known, "token": uuid.uuid4().hex})
+        partial = process.partial(self.directory, "lease")
+        try:
+            partial.write_text(record)
+            os.link(partial, self.directory / f"{bundle}.{number + 1}")
+        except FileExistsError:  # another was faster
+            return None
+        finally:
+            partial.unlink(missing_ok=True)
+        return Lease(self.directory, bundle, number + 1, record)
+
+    def holders(self) -> dict[str, dict[str, Any]]:
+        """What the last lease of every bundle says about its holder, with ``beat``, the time of its last beat."""
+        last: dict[str, int] = {}
+        for bundle, number in self._numbers():
+            last[bundle] = max(number, last.get(bundle, 0))
+        found = {}
+        for bundle, number in last.items():
+            with contextlib.suppress(OSError):  # released in this moment
+                path = self.directory / f"{bundle}.{number}"
+                found[bundle] = {"worker": "", **_record_of(path), "beat": path.stat().st_mtime}
+        return found
+
+    def run_out(self, bundle: str) -> bool:
+        """Whether the bundle's holder is lost; also where there is none."""
+        number = max((n for b, n in self._numbers() if b == bundle), default=0)
+        return not number or self._run_out(f"{bundle}.{number}")
+
+    def beating(self, bundle: str) -> bool:
+        """Whether the bundle's holder was seen to beat: it takes a while to know."""
+        number = max((n for b, n in self._numbers() if b == bundle), default=0)
+        return f"{bundle}.{number}" in self._beating
+
+    def anyone(self) -> bool:
+        """Whether any worker, this one too, holds a lease that has not run out."""
+        return any(not self.run_out(bundle) for bundle in {bundle for bundle, _ in self._numbers()})
+
+    def clean(self) -> None:
+        """Removes what kills have left, and the directory if nothing else is in it."""
+        for bundle, number in sorted(self._numbers(), key=lambda entry: entry[1]):
+            if self.run_out(bundle):
+                (self.directory / f"{bundle}.{number}").unlink(missing_ok=True)
+        process.sweep_up(self.directory)
+        with contextlib.suppress(OSError):
+            self.directory.rmdir()
+
+    def _numbers(self) -> list[tuple[str, int]]:
+        """Bundle and number of every lease."""
+        try:
+            names = os.listdir(self.directory)
+        except FileNotFoundError:
+            return []
+        split = (name.rpartition(".") for name in names if not name.startswith("."))
+        return [(bundle, int(number)) for bundle, _, number in split if bundle and number.isdigit()]
+
+    def _run_out(self, name: str) -> bool:
+        path = self.directory / name
+        try:
+            touched = path.stat().st_mtime_ns
+            holder = _record_of(path)
+        except OSError:  # released in this moment: the next look tells
+            return False
+        if holder and process.gone(holder):
+            return True
+        seen, since = self._seen.get(name, (None, 0.0))
+        if touched != seen:
+            if seen is not None:
+                self._beating.add(name)
+            self._seen[name] = (touched, self._clock())
+            return False
+        return self._clock() - since >= max(self.seconds, holder.get("seconds", 0.0))
+
+
+def _record_of(path: Path) -> dict[str, Any]:
+    """What a lease says of its holder; nothing where it was damaged, such as by copying half of a directory."""
+    with contextlib.suppress(ValueError):
+        found = json.loads(path.read_text())
+        return found if isinstance(found, dict) else {}
+    return {}

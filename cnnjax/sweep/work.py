@@ -1,0 +1,351 @@
+"""The life of one worker: take a bundle that nobody has, train it, write its rows, until nothing is left to take.
+
+Workers of one sweep, in however many processes on however many hosts, agree through the results directory alone: rows
+say what is done, leases what is being done. Nobody hands out work, so nobody's death stops it.
+"""
+
+import errno
+import os
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Container, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cnnjax.data.catalog import DataConfig
+from cnnjax.data.feed import Mode
+from cnnjax.sweep.bundle import LeaseLost, run_bundle
+from cnnjax.sweep.lease import LEASE_SECONDS, Lease, Leases
+from cnnjax.sweep.log import Log
+from cnnjax.sweep.plan import Bundle
+from cnnjax.sweep.store import Store
+from cnnjax.train.run import CHECKPOINT_SECONDS, Interrupted
+from cnnjax.train.spec import digest
+from cnnjax.typing import UsageError
+
+LOOK_SECONDS = 0.2  # least time between two looks at what all the others have done
+LOOK_SHARE = 20  # a look is followed by so many times its own length without one: a long listing is for few
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+PROGRESS_SECONDS = 2.0  # between two lines of the log that say how far a bundle is
+
+
+class Job(NamedTuple):
+    """A bundle, and what it is to be run under."""
+
+    bundle: Bundle
+    signature: dict[str, Any]
+
+
+class Progress(NamedTuple):
+    """One worker's news: steps that a bundle has done, all of them once it is finished.
+
+    ``elsewhere``: it was another sweep on the same directory that finished it.
+    """
+
+    worker: int
+    bundle: Bundle
+    steps: int
+    finished: bool
+    elsewhere: bool = False
+
+
+class Failure(NamedTuple):
+    """A bundle that could not be run, and why."""
+
+    job: Job
+    reason: str
+
+
+class Member(NamedTuple):
+    """Which part of a fleet of workers this is, ``number`` from 0 ``of`` so many; it begins with its share."""
+
+    number: int = 0
+    of: int = 1
+
+
+class Settings(NamedTuple):
+    """What is the same for all bundles of a sweep.
+
+    Attributes:
+      directory: of the results.
+      fingerprints: of the data.
+      feed_mode: see ``data.feed``.
+      checkpoint_seconds: least time between two checkpoints.
+      threads: cores of each worker process.
+      keep_checkpoints: keep the last state of finished bundles.
+      continue_mixed: go on from checkpoints that were made under another signature, and say so in the rows.
+      lease_seconds: how long a worker may be silent before another takes its bundle.
+      time_limit: seconds that a worker process may spend on one bundle; 0 is no limit.
+      memory_limit: MiB that a worker process may use; 0 is no limit.
+      writers: of the log, beside the JSON lines.
+      member: which part of a fleet this process is.
+      fleet: whether there is one, outside this process: then nobody waits for what others hold.
+      failed: the failures of earlier sweeps, by run: these are tried again, and later ones are not.
+    """
+
+    directory: Path
+    fingerprints: dict[DataConfig, str]
+    feed_mode: Mode = "auto"
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    threads: int = 1
+    keep_checkpoints: bool = False
+    continue_mixed: bool = False
+    lease_seconds: float = LEASE_SECONDS
+    time_limit: float = 0.0
+    memory_limit: int = 0
+    writers: tuple[str, ...] = ()
+    member: Member = Member()
+    fleet: bool = False
+    failed: dict[str, Any] | None = None  # None: those that a worker finds when it begins
+
+
+class Worker(NamedTuple):
+    """One worker, as it names itself.
+
+    Attributes:
+      number: among those of its process or its parent's; goes into rows.
+      member: its part of the whole fleet.
+    """
+
+    number: int = 0
+    member: Member = Member()
+
+    @property
+    def name(self) -> str:
+        """Unlike every other worker's, and readable."""
+        return f"{os.uname().nodename}-{os.getpid()}-{self.number}"
+
+
+Listener = Callable[[Progress], None]
+
+
+def work(
+    jobs: Sequence[Job],
+    settings: Settings,
+    worker: Worker,
+    listen: Listener = lambda news: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    *,
+    began: Callable[[Bundle], None] = lambda bundle: None,
+    failed: Callable[[Failure], None] = lambda failure: None,
+    skip: Container[str] = (),
+) -> None:
+    """Runs what nobody else runs, until every bundle is done, has failed, or, in a fleet, is in others' hands.
+
+    Args:
+      jobs: the whole sweep's, in the order of the plan.
+      settings: of the sweep.
+      worker: this one.
+      listen: told of every bundle's progress.
+      should_stop: asked after every chunk of steps.
+      began: told which bundle is taken.
+      failed: told of every bundle that cannot be run; the others are run nevertheless.
+      skip: ids of bundles that are not to be tried.
+
+    Raises:
+      Interrupted: ``should_stop`` said so; the state was saved.
+    """
+    store = Store(settings.directory)
+    leases = store.leases(worker.name, settings.lease_seconds)
+    log = Log(settings.directory, worker.name, settings.writers)
+    try:
+        _Work(jobs, settings, worker, listen, should_stop, store, leases, log).run(began, failed, skip)
+    finally:
+        log.close()
+
+
+class _Work:
+    """What a worker knows: which bundles wait, which programs it has compiled, which runs are done."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        settings: Settings,
+        worker: Worker,
+        listen: Listener,
+        should_stop: Callable[[], bool],
+        store: Store,
+        leases: Leases,
+        log: Log,
+    ):
+        self.settings, self.worker, self.listen, self.should_stop = settings, worker, listen, should_stop
+        self.store, self.leases, self.log = store, leases, log
+        self.runs = [point.run_id for job in jobs for point in job.bundle.points]
+        self.waiting: dict[Any, deque[Job]] = {}  # by program, so that each worker compiles few
+        first, before = len(jobs) * worker.member.number // worker.member.of, None
+        for job in (*jobs[first:], *jobs[:first]):
+            if before is None or job.bundle.spec is not before.bundle.spec or job.bundle.driver != before.bundle.driver:
+                queue = self.waiting.setdefault(_program(job), deque())  # hashing a Spec takes its time
+            queue.append(job)
+            before = job
+        self.compiled: set[Any] = set()
+        self.held: list[Job] = []
+        self.done: set[str] = set()  # as of the last look
+        self.next_look = 0.0
+        self.met = False  # somebody else's work since then
+        self.failed_before = store.failures() if settings.failed is None else settings.failed
+
+    def run(self, began: Callable[[Bundle], None], failed: Callable[[Failure], None], skip: Container[str]) -> None:
+        while (job := self._next()) is not None:
+            bundle = job.bundle
+            if bundle.bundle_id in skip or self._failed_elsewhere(bundle):
+                continue
+            if self._is_done(bundle):
+                self._meet(bundle)
+                continue
+            lease = self.leases.acquire(bundle.bundle_id, program=_name(_program(job)), runs=_runs(bundle))
+            if lease is None:
+                self.met = True
+                self.held.append(job)
+                continue
+            try:
+                with lease.beating(self.settings.lease_seconds):
+                    if not self._is_done(bundle):  # its last holder may have finished it in this moment
+                        began(bundle)
+                        self.compiled.add(_program(job))
+                        self._run(job, lease, failed)
+            finally:
+                lease.release()
+
+    def _next(self) -> Job | None:
+        """A bundle of a program compiled here, else of one that nobody works on, else any; None where none is left."""
+        while True:
+            if self.should_stop():
+                raise Interrupted("stopped")
+            if self.met:
+                self._look()
+            if (program := self._program()) is not None:
+                return self.waiting[program].popleft()
+            self._look()
+            self.held = [job for job in self.held if not self._over(job.bundle)]
+            free = [job for job in self.held if self.leases.run_out(job.bundle.bundle_id)]
+            if free:
+                self.held.remove(free[0])
+                return free[0]
+            if not self.held:
+                return None
+            if self.settings.fleet and all(self.leases.beating(job.bundle.bundle_id) for job in self.held):
+                return None  # all in the hands of workers that live
+            time.sleep(LOOK_SECONDS)
+
+    def _program(self) -> Any:
+        """Whose bundle is next."""
+        for program, jobs in list(self.waiting.items()):
+            while jobs and all(run in self.done for run in _runs(jobs[0].bundle)):
+                self._meet(jobs.popleft().bundle)
+            if not jobs:
+                del self.waiting[program]
+        mine = next((program for program in self.waiting if program in self.compiled), None)
+        if mine is not None or not self.waiting:
+            return mine
+        others = {holder.get("program") for holder in self.leases.holders().values()}
+        return next((p for p in self.waiting if _name(p) not in others), next(iter(self.waiting)))
+
+    def _look(self) -> None:
+        """Lists what all have done, if the last look was not just now."""
+        if (began := time.monotonic()) >= self.next_look:
+            self.done, self.met = self.store.done(self.runs), False
+            self.next_look = time.monotonic() + max(LOOK_SECONDS, LOOK_SHARE * (time.monotonic() - began))
+
+    def _meet(self, bundle: Bundle) -> None:
+        """Somebody else did this one."""
+        self.met = True
+        self.listen(Progress(self.worker.number, bundle, bundle.spec.steps, True, elsewhere=True))
+
+    def _over(self, bundle: Bundle) -> bool:
+        return self._is_done(bundle) or self._failed_elsewhere(bundle)
+
+    def _is_done(self, bundle: Bundle) -> bool:
+        return all(run in self.done or self.store.has(run) for run in _runs(bundle))
+
+    def _failed_elsewhere(self, bundle: Bundle) -> bool:
+        """Whether another worker has tried it since this one began."""
+        return any(self.store.failure(run) not in (None, self.failed_before.get(run)) for run in _runs(bundle))
+
+    def _run(self, job: Job, lease: Lease, failed: Callable[[Failure], None]) -> None:
+        """One bundle, from its checkpoint or the start to its rows."""
+        bundle, settings, runs = job.bundle, self.settings, list(_runs(job.bundle))
+        self.log.write("began", bundle=bundle.bundle_id, runs=runs, steps=bundle.spec.steps, holder=lease.number)
+        tell = _Teller(self, job)
+        try:
+            rows = run_bundle(
+                bundle,
+                job.signature,
+                settings.fingerprints[bundle.spec.data],
+                self.store,
+                worker=self.worker.number,
+                feed_mode=settings.feed_mode,
+                checkpoint_seconds=settings.checkpoint_seconds,
+                keep_checkpoint=settings.keep_checkpoints,
+                continue_mixed=settings.continue_mixed,
+                on_progress=tell.progress,
+                on_evaluation=tell.evaluation,
+                should_stop=lambda: self.should_stop() or not lease.held(),
+                may_write=lease.held,
+            )
+        except (Interrupted, LeaseLost):
+            if lease.held():
+                self.log.write("interrupted", bundle=bundle.bundle_id, runs=runs)
+                raise
+            self.log.write("lost", bundle=bundle.bundle_id, runs=runs)
+            self.held.append(job)  # whoever took it may fail
+        except Exception as error:
+            reason = explained(error)
+            for run in runs:
+                self.store.fail(run, reason, worker=self.worker.name)
+            self.log.write("failed", bundle=bundle.bundle_id, runs=runs, reason=reason)
+            failed(Failure(job, reason))
+        else:
+            for row in rows:
+                about = {name: row[name] for name in ("status", "metrics", "seconds")}
+                self.log.write("done", bundle=bundle.bundle_id, runs=runs, run=row["run_id"], **about)
+            self.listen(Progress(self.worker.number, bundle, bundle.spec.steps, True))
+
+
+class _Teller:
+    """Passes on what a bundle's training says."""
+
+    def __init__(self, owner: _Work, job: Job):
+        self.owner, self.bundle = owner, job.bundle
+        self.about = {"bundle": job.bundle.bundle_id, "runs": [*_runs(job.bundle)]}
+        self.last: tuple[float, int] | None = None
+
+    def progress(self, step: int) -> None:
+        self.owner.listen(Progress(self.owner.worker.number, self.bundle, step, False))
+        now = time.monotonic()
+        if self.last is None:
+            self.last = (now, step)
+        elif now - self.last[0] >= PROGRESS_SECONDS:
+            images = (step - self.last[1]) * self.bundle.spec.batch_size * len(self.bundle.points)
+            rate = images / (now - self.last[0])
+            steps = self.bundle.spec.steps
+            self.owner.log.write("progress", **self.about, step=step, steps=steps, images_per_second=rate)
+            self.last = (now, step)
+
+    def evaluation(self, step: int, records: list[dict[str, Any]]) -> None:
+        for point, record in zip(self.bundle.points, records, strict=False):  # lanes beyond them are padding
+            self.owner.log.write("evaluated", **self.about, run=point.run_id, **{**record, "step": step})
+
+
+def explained(error: Exception) -> str:
+    """Why a bundle failed, for its report: one line for what the user can mend, else where it happened."""
+    text = str(error)
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return f"{error.strerror}: {error.filename}. Make room, or change its permissions."
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower():
+        first = text.splitlines()[0] if text else type(error).__name__
+        return f"out of memory ({first}). Use a smaller batch_size, fewer lanes, or fewer workers at once."
+    return text if isinstance(error, UsageError) else "".join(traceback.format_exception(error))
+
+
+def _runs(bundle: Bundle) -> list[str]:
+    return [point.run_id for point in bundle.points]
+
+
+def _program(job: Job) -> tuple[Any, Any]:
+    return job.bundle.spec, job.bundle.driver
+
+
+def _name(program: tuple[Any, Any]) -> str:
+    return digest({"spec": program[0], "driver": list(program[1])})
