@@ -70,6 +70,6 @@ CASES: tuple[tuple[list[str], list[str]], ...] = (
     (["--checkpoint_seconds=-1"], ["--checkpoint_seconds=-1", "non-negative"]),
     (["--workers=-1"], ["--workers=-1", "non-negative"]),
     (["--precision=float8"], ["--precision=float8", "float32|bfloat16"]),
-    (["--probes=respons"], ["probe of task=classify 'respons'", "Did you mean 'response'"]),
+    (["--probes=respons"], ["probe of task=classify 'respons'", "Did you mean 'responses'"]),
 )
 # fmt: on

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import threading
+import time
 from typing import Any
 
 CALLS = ("link", "replace", "rename", "fsync", "mkdir", "unlink")

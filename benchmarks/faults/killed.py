@@ -37,7 +37,7 @@ PERIODS_LOST = 2  # the one that was trained, and the one whose save was being w
 
 def kill(place: Place) -> Finding:
     """SIGKILL at random moments and at chosen places, and a start after each."""
-    preset = "--preset=smoke" if place.quick else "--preset=quick"
+    preset = "--preset=smoke" if place.quick else "--preset=paper"
     expected, seconds = in_peace(place, "one-worker", preset, *FLAGS, "--workers=1")
     moments = _at_random(place, (preset, *FLAGS, "--workers=1"), expected, seconds, kills=8 if place.quick else 100)
     alone, _ = in_peace(place, "no-worker", preset, *FLAGS, "--workers=0")
@@ -137,7 +137,8 @@ def steps_lost(sweep: Sweep) -> int:
 
 def interrupt(place: Place) -> Finding:
     """SIGTERM and Ctrl-C at random moments."""
-    flags = ("--preset=smoke" if place.quick else "--preset=quick", *FLAGS[:2], "--checkpoint_seconds=3600")
+    preset = ("--preset=smoke",) if place.quick else ("--preset=quick", "--steps=2000", "--evaluate_every=500")
+    flags = (*preset, *FLAGS[:2], "--checkpoint_seconds=3600")
     kinds = ("--workers=0", "--workers=1")
     expected = {kind: in_peace(place, f"peace{kind}", *flags, kind) for kind in kinds}
     chance, problems, slowest = random.Random(0), [], 0.0

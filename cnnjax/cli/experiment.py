@@ -14,7 +14,10 @@ import dataclasses
 import hashlib
 import json
 import math
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from operator import itemgetter
 from pathlib import Path
 from types import ModuleType
@@ -57,7 +60,8 @@ def main(experiment: ModuleType | str, argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     name = Path(str(module.__file__)).stem
     try:
-        return _main(name, module, argv)
+        with _terminated_as_by_ctrl_c():
+            return _main(name, module, argv)
     except UsageError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
@@ -71,6 +75,19 @@ def main(experiment: ModuleType | str, argv: list[str] | None = None) -> int:
     except RuntimeError as error:
         print(f"{name}: {error}\nFinished runs are kept; the same command tries the others again.", file=sys.stderr)
         return 1
+
+
+@contextlib.contextmanager
+def _terminated_as_by_ctrl_c() -> Iterator[None]:
+    """Within this context SIGTERM raises KeyboardInterrupt, so that it too leaves no half-written file."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _main(name: str, module: ModuleType, argv: list[str]) -> int:
@@ -208,7 +225,7 @@ def _run(name: str, module: ModuleType, session: Session) -> int:
         session.execute(listen)
     if session.execution.member is not None:
         left = total - len(session.done())
-        console.print(f"Nothing is left to take: {left} of {total} runs are in others' hands" if left else "All is done")
+        console.print(f"Nothing is left to take; others have {left} of {total} runs" if left else "All is done")
         return 0
     rows = session.rows()
     assert session.store is not None

@@ -15,7 +15,7 @@ from cnnjax.sweep import rule
 from cnnjax.sweep.grid import Assignment, Grid
 from cnnjax.train import shard
 from cnnjax.train.program import Driver
-from cnnjax.train.spec import PLAIN, Hyper, Spec, digest, digest_of_text, json_text, validate
+from cnnjax.train.spec import PLAIN, Hyper, Spec, check_values, digest, digest_of_text, json_text, validate
 from cnnjax.typing import UsageError, unknown
 
 AUTO = "auto"  # a driver's form that stands for the rule's
@@ -148,10 +148,12 @@ def plan(all_points: Sequence[Point], platform: str, driver: Driver | None = Non
     groups: dict[Spec, list[Point]] = {}
     for point in all_points:
         groups.setdefault(point.spec, []).append(point)
-    arranged: list[Bundle] = []
-    for spec, members in groups.items():
+    for spec, members in groups.items():  # before any network is traced, which takes half a second
         if spec.data not in infos:
             infos[spec.data] = describe(spec.data)
+        check_values(spec, [point.hyper for point in members], infos[spec.data])
+    arranged: list[Bundle] = []
+    for spec, members in groups.items():
         info = infos[spec.data]
         validate(spec, [point.hyper for point in members], info)
         image_cost = rule.cost(spec, info)

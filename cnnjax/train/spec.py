@@ -178,6 +178,27 @@ def validate(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
     Raises:
       UsageError: naming the field, its value and the remedy.
     """
+    check_values(spec, hypers, info)
+    model, name = _model_of(spec, info)
+    if spec.task == "reconstruct":
+        reconstruction.check_outputs(model, info.image_shape)
+    else:
+        check_outputs(model, info.image_shape, info.num_classes)
+    if spec.frozen or spec.weights:
+        shapes = variable_shapes(spec, info)
+        if spec.weights:
+            pretrained.read(spec.weights, model, shapes, spec.fresh_head)
+            normalization(spec, info)
+    for probe in spec.probes:
+        _check_probe(dataclasses.replace(spec, probes=(probe,)), info, name)
+
+
+def check_values(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
+    """The part of ``validate`` that traces no network: of hundreds of Specs it takes a second.
+
+    Raises:
+      UsageError: naming the field, its value and the remedy.
+    """
     configs: list[Spec | Hyper] = [spec, *(() if _are_numbers(hypers) else hypers)]
     for config in configs:
         hints = get_type_hints(type(config))
@@ -199,24 +220,17 @@ def validate(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
             f"train_size={largest} is more than the {info.sizes['train']} training examples of "
             f"{info.name}. Use at most {info.sizes['train']}, or 0 for all."
         )
-    model = build_model(spec, info.num_classes)
-    name = spec.model if isinstance(spec.model, str) else type(spec.model).__name__
+    model, name = _model_of(spec, info)
     models.check_image_shape(model, info.image_shape, name)
-    if spec.task == "reconstruct":
-        reconstruction.check_outputs(model, info.image_shape)
-    else:
-        check_outputs(model, info.image_shape, info.num_classes)
     if spec.keep_outputs and spec.task != "classify":
         raise UsageError(f"keep_outputs=True keeps class probabilities, which task={spec.task} has not. Leave it out.")
     if spec.keep_weights and not isinstance(spec.model, str):
         raise UsageError(f"keep_weights=True needs a network of cnnjax.models.MODELS by its name, not {name} itself.")
-    if spec.frozen or spec.weights:
-        shapes = variable_shapes(spec, info)
-        if spec.weights:
-            pretrained.read(spec.weights, model, shapes, spec.fresh_head)
-            normalization(spec, info)
-    for probe in spec.probes:
-        _check_probe(dataclasses.replace(spec, probes=(probe,)), info, name)
+
+
+def _model_of(spec: Spec, info: Info) -> tuple[nn.Module, str]:
+    """The network, and what to call it in an error."""
+    return build_model(spec, info.num_classes), spec.model if isinstance(spec.model, str) else type(spec.model).__name__
 
 
 def _check_probe(spec: Spec, info: Info, name: str) -> None:
