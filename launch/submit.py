@@ -43,15 +43,22 @@ DEFAULT_MINUTES = 60  # of a job of SLURM: short ones find a place sooner, and a
 def check_installed(cluster: str) -> None:
     """Refuses to go on without the library.
 
+    Its first import is here, and told to leave this process's logging alone: else it closes the handlers of others.
+
     Raises:
       UsageError: submitit is not installed.
     """
+    before = os.environ.get("SUBMITIT_LOG_LEVEL")
+    os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"
     try:
         import submitit  # noqa: F401
     except ImportError as error:
         raise UsageError(
             f"--cluster={cluster} needs submitit, which is not installed. Run: pip install -e '.[slurm]'"
         ) from error
+    finally:
+        os.environ.pop("SUBMITIT_LOG_LEVEL")
+        os.environ.update({} if before is None else {"SUBMITIT_LOG_LEVEL": before})
 
 
 class _Submitted:

@@ -11,6 +11,7 @@ import pytest
 
 from cnnjax import cli
 from experiments.worked_numbers.command import main as worked_numbers
+from launch.command import _arguments as command_line
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,8 +20,9 @@ NEED_FILES = [code for code in PYTHON if ".pth" in code]  # weights that people 
 COMMANDS = [
     line.split("#")[0].strip()
     for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
-    for line in block.splitlines()
+    for line in block.replace("\\\n", " ").splitlines()
 ]
+LAUNCHED = [command for command in COMMANDS if "-m launch " in command]
 NUMBERS = [command for command in COMMANDS if "-m experiments.worked_numbers" in command]
 EXPERIMENTS = [command for command in COMMANDS if "-m experiments." in command and command not in NUMBERS]
 
@@ -55,13 +57,25 @@ def test_python_that_needs_files_names_what_there_is(code):
 
 @pytest.mark.parametrize("command", EXPERIMENTS)
 def test_commands_are_understood(command, tmp_path, capsys):
-    words = shlex.split(command.split("&&")[-1])
-    name = words[words.index("-m") + 1]
-    arguments = [w for w in words[words.index("-m") + 2 :] if not w.startswith("--data=")]  # no data, no network here
+    words = shlex.split(command.split("&&")[-1].strip("'"))
+    at = len(words) - words[::-1].index("-m")
+    name, absent = words[at], ("--data=", "--data_devices=")  # no data, no network, no second device here
+    arguments = [word for word in words[at + 1 :] if not word.startswith(absent)]
     module = importlib.import_module(name)
     assert cli.main(module, [*arguments, "--plan", f"--workdir={tmp_path}"]) == 0
     assert capsys.readouterr().out.strip()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", LAUNCHED)
+def test_launched_commands_are_understood(command):
+    words = shlex.split(command)
+    arguments = command_line()
+    arguments.parse(
+        [word.replace("dry-run", "dry_run") for word in words[words.index("launch") + 1 : words.index("--")]]
+    )
+    assert arguments.tasks >= 1
+    assert words[words.index("--") + 1 :][:2] == ["python", "-m"]
 
 
 @pytest.mark.parametrize("command", NUMBERS)
@@ -73,6 +87,7 @@ def test_worked_numbers_are_found(command, capsys):
 
 def test_there_are_blocks_of_every_kind():
     assert NUMBERS
+    assert LAUNCHED
     assert 0 < len(NEED_FILES) < len(PYTHON)
     assert len(EXPERIMENTS) >= 4
 
@@ -82,6 +97,6 @@ def test_pictures_exist(path):
     assert (ROOT / path).stat().st_size > 1000
 
 
-@pytest.mark.parametrize("path", re.findall(r"`((?:cnnjax|experiments|benchmarks|tests)/[\w/.]+)`", README))
+@pytest.mark.parametrize("path", re.findall(r"`((?:cnnjax|experiments|benchmarks|launch|tests)/[\w/.]+)`", README))
 def test_places_exist(path):
     assert (ROOT / path).exists()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.faults import devices, disk, inputs, killed, repeated
+from benchmarks.faults import devices, disk, distributed, inputs, killed, repeated
 from benchmarks.faults.finding import Finding, Place
 from benchmarks.measure import RESULTS, machine
 
@@ -80,7 +80,7 @@ TESTS = {
         "each bad image is named with the reason, or skipped, counted and listed; changed data stop a resumed sweep",
     ),
     "distributed": Test(
-        devices.distributed,
+        distributed.joined,
         "where one of several processes that share each batch dies or freezes, the others end with an error within "
         "60 s; started again, the bits are the same; a checkpoint counts only if all have committed it",
     ),
@@ -122,7 +122,7 @@ def _one(name: str, cache: Path, quick: bool) -> dict[str, Any]:
         except Exception:  # one that breaks is no reason not to do the others
             found = Finding.of([traceback.format_exc()[-1500:]])
     result = {
-        "passes_when": TESTS[name].passes,
+        "passes_if": TESTS[name].passes,
         "passed": found.passed,
         "found": found.figures,
         "problems": list(found.problems),
@@ -160,7 +160,7 @@ def _print(results: dict[str, Any]) -> None:
     width = shutil.get_terminal_size((160, 24)).columns
     print("\n" + "-" * min(width, 100))
     for name, result in results.items():
-        print(f"{name}: passes when {result['passes_when']}\n  {_line(name, result)}\n")
+        print(f"{_line(name, result)}\n  It passes if: {result['passes_if']}.\n")
 
 
 if __name__ == "__main__":

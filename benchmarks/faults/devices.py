@@ -1,7 +1,5 @@
 """Several devices, and accelerators."""
 
-import importlib
-import importlib.util
 import json
 import os
 import shutil
@@ -73,13 +71,6 @@ def _on(count: int) -> tuple[str, ...]:
 
 def _host(count: int) -> dict[str, str]:
     return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
-
-
-def distributed(place: Place) -> Finding:
-    """Several processes that share each batch, one of them killed or frozen."""
-    if importlib.util.find_spec("benchmarks.faults_distributed") is None:
-        return Finding.impossible("it is not written")
-    return importlib.import_module("benchmarks.faults_distributed").distributed(place)
 
 
 # Accelerators

@@ -38,7 +38,7 @@ def signature(bundle: Bundle, threads: int, platform: str, device_kind: str) -> 
       platform: "cpu", "gpu" or "tpu".
       device_kind: as JAX calls it.
     """
-    driver = bundle.driver
+    driver, flags = bundle.driver, os.environ.get("XLA_FLAGS", "")
     sharing = {"data": driver.data, "processes": shard.processes(), "batch_norm": driver.batch_norm}
     return {
         "spec": digest(bundle.spec),
@@ -49,7 +49,8 @@ def signature(bundle: Bundle, threads: int, platform: str, device_kind: str) -> 
         "device_count": driver.data,  # those that only share the members change no bit
         **(sharing if driver.data > 1 else {}),
         "threads": threads if platform == "cpu" else 0,
-        **({"deterministic": deterministic_operations(os.environ.get("XLA_FLAGS", ""))} if platform == "gpu" else {}),
+        **({"deterministic": deterministic_operations(flags)} if platform == "gpu" else {}),
+        **({"flags": told} if (told := compiler_flags(flags)) else {}),
         "compiler": ", ".join(f"{name}={value}" for name, value in (compiler_options() or {}).items()),
         **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
         **_weights(bundle),
@@ -62,6 +63,12 @@ def _weights(bundle: Bundle) -> dict[str, Any]:
         return {}
     asked = normalization(bundle.spec, bundle.info)
     return {"weights": sha256(bundle.spec.weights), **({} if asked is None else to_json(asked._asdict()))}
+
+
+def compiler_flags(flags: str) -> str:
+    """Those flags of XLA's that may change bits, in order."""
+    harmless = ("--xla_force_host_platform_device_count", "--xla_dump")
+    return " ".join(sorted(flag for flag in flags.split() if not flag.startswith(harmless)))
 
 
 def deterministic_operations(flags: str) -> bool:

@@ -205,7 +205,7 @@ class Session:
         jobs = [Job(b, self.signatures[(b.spec, b.driver)]) for b in self.pending()]
         if self.store:
             self._execute(jobs, self.store, listen)
-            self.store.clean(point.run_id for point in self.plan.points)
+            self.store.clean((point.run_id for point in self.plan.points), self.execution.keep_checkpoints)
         elif jobs:
             with tempfile.TemporaryDirectory() as directory:
                 store = Store(Path(directory))

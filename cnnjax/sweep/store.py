@@ -310,14 +310,15 @@ class Store:
         """Where the final variables of a run lie, if it keeps them."""
         return self.directory / "weights" / f"{_checked(run)}.safetensors"
 
-    def clean(self, runs: Iterable[str]) -> None:
+    def clean(self, runs: Iterable[str], keep_checkpoints: bool = False) -> None:
         """Removes what only unfinished sweeps need: where another worker is still busy, only what kills left behind."""
         for place in (".", "rows", "failed", "weights", "leases"):
             process.sweep_up(self.directory / place)
         runs = set(runs)
         leases = self.leases("clean")
         if len(self.done(runs)) == len(runs) and not leases.anyone():
-            shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
+            if not keep_checkpoints:
+                shutil.rmtree(self.directory / "checkpoints", ignore_errors=True)
             leases.clean()
             with contextlib.suppress(OSError):
                 (self.directory / "failed").rmdir()

@@ -46,7 +46,7 @@ def test_smoke(name, tmp_path, capsys):
     results = tmp_path / name
     measures = {"measured.json", "measured.csv"} if hasattr(module, "measure") else set()
     assert {path.name for path in results.iterdir()} == {
-        "manifest.json", "rows", "results.csv", "verdict.json", "report.html", "figures"
+        "manifest.json", "rows", "log", "results.csv", "verdict.json", "report.html", "figures"
     } | measures  # fmt: skip
     verdict = json.loads((results / "verdict.json").read_text())
     assert set(verdict) == {"experiment", "preset", "claims"}

@@ -3,13 +3,18 @@
 The long form, a hundred kills at random moments, is ``python -m benchmarks.faults --only=kill,signal,two_sweeps``.
 """
 
+import dataclasses
 import os
 import signal
 from pathlib import Path
 
+from benchmarks.faults import storm
 from benchmarks.faults.finding import Place
 from benchmarks.faults.killed import newest_checkpoint
 from benchmarks.faults.processes import Sweep, differences, ended_afterwards, wait_for
+from cnnjax.data import DataConfig
+from cnnjax.sweep import Execution, run
+from cnnjax.train.program import Driver
 
 FLAGS = (
     "--preset=smoke",
@@ -27,7 +32,11 @@ def test_a_sweep_that_is_killed_and_interrupted_is_the_one_left_in_peace(tmp_pat
     place = Place(tmp_path, Path(os.environ["CNNJAX_CACHE"]), quick=True)
     flags = (*FLAGS, "--checkpoint_seconds=0")
     peace, sweep = (Sweep(place, tmp_path / name, *flags) for name in ("peace", "storm"))
-    assert peace.run(limit=LIMIT).code == 0
+    data = DataConfig()
+    spec = dataclasses.replace(storm.spec("smoke", data), steps=300, evaluate_every=100)
+    execution = Execution(driver=Driver("scan", 2))
+    grid, hyper = storm.grid("smoke", data), storm.hyper("smoke", data)
+    run(spec, grid, range(2), hyper, directory=peace.directory, execution=execution)
     expected = peace.rows()
     assert len(expected) == 6
     assert len({row["parameters_digest"] for row in expected.values()}) == 6

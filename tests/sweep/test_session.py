@@ -173,6 +173,15 @@ def test_a_state_of_another_signature_is_continued_only_on_demand_and_marked(row
     assert [row["parameters_digest"] for row in found] == [row["parameters_digest"] for row in rows[:2]]
 
 
+def test_the_last_states_are_kept_on_demand(rows, spec, execution, tmp_path):
+    keeping = dataclasses.replace(execution, keep_checkpoints=True)
+    run(spec, GRID[:1], range(2), directory=tmp_path, execution=keeping)
+    (state,) = (tmp_path / "checkpoints").glob("*/*")
+    assert state.name == str(spec.steps)
+    run(spec, GRID[:1], range(2), directory=tmp_path, execution=keeping)
+    assert state.exists()
+
+
 def test_a_second_bundle_and_a_second_sweep_compile_nothing(rows, spec, execution):
     dataset = bundles.dataset_of(DataConfig())
     compiled = program(spec, dataset.info, execution.driver)
