@@ -103,7 +103,7 @@ def check_image_shape(model: nn.Module, image_shape: tuple[int, int, int], name:
 def parameter_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, Any]:
     """The variables' shapes for images (H, W, C), without computing any."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), images)
+    return jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), images)
 
 
 def count_parameters(name: str, **overrides: Any) -> int:

@@ -100,7 +100,7 @@ def check_network(spec: Spec, info: Info) -> None:
 
     images = jax.ShapeDtypeStruct((2, *info.image_shape), np.float32)
     with nn.intercept_methods(look):
-        jax.eval_shape(build_task(spec, info).init, jax.random.key(0), {"images": images})
+        jax.eval_shape(build_task(spec, info).init, jax.eval_shape(lambda: jax.random.key(0)), {"images": images})
     if found:
         raise UsageError(
             f"The layer {found[0]} is flax.linen.BatchNorm, which does not know of the devices that share a batch. "

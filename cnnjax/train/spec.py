@@ -157,7 +157,8 @@ def variable_shapes(spec: Spec, info: Info) -> dict[str, Any]:
       UsageError: an unknown stage in ``frozen``, or nothing is left to train.
     """
     images = jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
-    return jax.eval_shape(build_task(spec, info).init, jax.random.key(0), {"images": images})
+    key = jax.eval_shape(lambda: jax.random.key(0))  # a key itself would be compiled
+    return jax.eval_shape(build_task(spec, info).init, key, {"images": images})
 
 
 def normalization(spec: Spec, info: Info) -> pretrained.Normalization | None:
