@@ -12,8 +12,8 @@ from launch.states import ACCIDENTS, COMPLETED, RUNNING, Cluster, State
 FIRST_LOOK, LAST_LOOK = 0.3, 15.0  # seconds between two looks: they grow, for a scheduler serves many
 
 
-class Stopped(Exception):
-    """By Ctrl-C or SIGTERM to the launcher."""
+class Stopped(BaseException):
+    """By Ctrl-C or SIGTERM to the launcher; no Exception, for submitit catches these where it asks the scheduler."""
 
 
 def wait(cluster: Cluster, tasks: int, retries: int, say: Callable[[str], None]) -> dict[int, State]:

@@ -33,7 +33,7 @@ class Launch:
                 run, cwd=ROOT, env=environment, stderr=errors, stdout=subprocess.DEVNULL, start_new_session=True
             )
 
-    def wait(self, seconds: float = 90.0) -> int:
+    def wait(self, seconds: float = 180.0) -> int:
         assert self.process is not None
         return self.process.wait(seconds)
 
@@ -64,7 +64,7 @@ def launch(tmp_path):
     found.end()
 
 
-def until(happened: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+def until(happened: Callable[[], object], what: str, seconds: float = 180.0) -> None:
     """Waits for something that another process does."""
     deadline = time.monotonic() + seconds
     while not happened():

@@ -56,7 +56,7 @@ def test_ctrl_c_leaves_the_jobs_and_cancel_on_interrupt_ends_them(launch):
     job = job_of(launch)
     until((launch.results / "began_0").exists, "task 0 began")
     launch.process.terminate()
-    assert launch.wait(30) == 130
+    assert launch.wait(120) == 130
     assert "the jobs are cancelled" in launch.said()
     until(lambda: state_of(job) == {"CANCELLED"}, "the jobs are cancelled")
     until(lambda: "saved its state" in launch.printed(), "a state is saved", 10)
@@ -64,7 +64,7 @@ def test_ctrl_c_leaves_the_jobs_and_cancel_on_interrupt_ends_them(launch):
     launch.start("--cluster=slurm", "--tasks=2", "--memory=0.1", more=("--pause=60",))
     job = job_of(launch)
     launch.process.terminate()
-    assert launch.wait(30) == 130
+    assert launch.wait(120) == 130
     assert f"to cancel them: scancel {job}" in launch.said()
     assert "CANCELLED" not in state_of(job)
     signal_job("scancel", job)
@@ -75,14 +75,14 @@ def test_a_job_that_somebody_cancels_is_not_submitted_again(launch):
     job = job_of(launch)
     until((launch.results / "began_0").exists, "it began")
     signal_job("scancel", job)
-    assert launch.wait(60) == 1
+    assert launch.wait(120) == 1
     assert "task 0: CANCELLED, cancelled; log: " in launch.said()
     assert "try 2" not in launch.said()
 
 
 def test_detach_returns_at_once(launch):
     launch.start("--cluster=slurm", "--tasks=2", "--detach", "--memory=0.1")
-    assert launch.wait(30) == 0
+    assert launch.wait(120) == 0
     job = job_of(launch)
     assert f"squeue --jobs={job}" in launch.said()
     until(lambda: state_of(job) == {"COMPLETED"}, "the jobs are done")
@@ -95,7 +95,7 @@ def test_detach_returns_at_once(launch):
 )
 def test_what_slurm_would_refuse_is_not_submitted(launch, flag, message):
     launch.start("--cluster=slurm", "--tasks=2", flag)
-    assert launch.wait(30) == 2
+    assert launch.wait(120) == 2
     assert message in launch.said()
     assert len(launch.said().splitlines()) == 1
     assert not launch.logs.exists()
