@@ -22,6 +22,7 @@ from benchmarks.measure import machine, record
 from cnnjax.data.catalog import DataConfig, describe
 from cnnjax.sweep import lease, log, work
 from cnnjax.sweep.bundle import LeaseLost
+from cnnjax.sweep.execution import Execution, Member
 from cnnjax.sweep.grid import NOTHING
 from cnnjax.sweep.plan import Bundle, points
 from cnnjax.sweep.store import Store
@@ -51,9 +52,8 @@ class Cluster:
         made = points(spec, Hyper(), NOTHING, range(runs))
         self.jobs = [work.Job(Bundle(spec, info, Driver(), 1, (point,)), {"threads": 1}) for point in made]
         self.ids = [point.run_id for point in made]
-        self.settings = work.Settings(
-            directory, {DataConfig(): ""}, lease_seconds=LEASE_SECONDS, fleet=True, member=work.Member()
-        )
+        execution = Execution(lease_seconds=LEASE_SECONDS, member=Member())
+        self.settings = work.Settings(directory, {DataConfig(): ""}, execution)
 
     def run(self) -> None:
         """All workers, until none has anything left to do; then again, as a user would, until nothing is missing."""
@@ -72,14 +72,16 @@ class Cluster:
 
     def serve(self, number: int) -> None:
         """One worker, and those who replace it when it dies."""
-        worker = work.Worker(number, work.Member(number, self.workers))
+        worker = work.Worker(number, Member(number, self.workers))
         while True:
             try:
                 return work.work(self.jobs, self.settings, worker)
             except Died:
                 self.note("deaths")
 
-    def train(self, bundle: Bundle, signature: Any, fingerprint: str, store: Store, **options: Any) -> list[dict]:
+    def train(
+        self, bundle: Bundle, signature: Any, fingerprint: str, store: Store, execution: Execution, **options: Any
+    ) -> list[dict]:
         """In the place of ``run_bundle``."""
         self.note("executions")
         fate, (point,), held = self.random.random(), bundle.points, options["may_write"].__self__

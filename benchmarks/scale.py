@@ -25,7 +25,8 @@ from cnnjax.cli.sweep_status import Observer
 from cnnjax.report import page, table
 from cnnjax.report.figures import Curves, FigureSpec, Finals, Response
 from cnnjax.sweep import plan, points, product
-from cnnjax.sweep.session import Execution, Session
+from cnnjax.sweep.execution import Execution
+from cnnjax.sweep.session import Session
 from cnnjax.sweep.store import Row, Store
 from cnnjax.train.spec import Hyper, Spec, to_json
 

@@ -1,4 +1,4 @@
-"""Which process this is, among all processes of all machines; whether another one still lives; what it left behind.
+"""Which process this is, among all processes of all machines; whether and how another one ended; what it left behind.
 
 What is written whole or not at all is first written under the name that ``partial`` gives. A kill leaves such a file
 or directory; its name says whose it was, and ``sweep_up`` removes those of processes that have ended.
@@ -32,6 +32,28 @@ def gone(other: Identity) -> bool:
         return False
     started = _started(other["pid"])
     return started is None or started != other.get("started")
+
+
+def oom_kills(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """How many processes of this one's control group the kernel has killed for memory; 0 where it does not say.
+
+    Args:
+      groups: where control groups are mounted, version 1 or 2.
+      own: which of them this process is in.
+    """
+    for line in (_text(str(own)) or "").splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            hierarchy, file = groups, "memory.events"
+        elif "memory" in controllers.split(","):
+            hierarchy, file = groups / "memory", "memory.oom_control"
+        else:
+            continue
+        for place in (hierarchy / group.lstrip("/"), hierarchy):  # in a container its own group may be the root
+            counts = dict(entry.split(" ", 1) for entry in (_text(str(place / file)) or "").splitlines())
+            if "oom_kill" in counts:
+                return int(counts["oom_kill"])
+    return 0
 
 
 def partial(directory: Path, label: str) -> Path:

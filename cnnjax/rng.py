@@ -25,6 +25,11 @@ STREAMS = {
 }
 
 
+def abstract_key() -> jax.ShapeDtypeStruct:
+    """Stands for any key where a function is only traced: to make a key itself, JAX compiles a program."""
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
 def _threefry(data):
     return jax.random.wrap_key_data(data, impl="threefry2x32")
 

@@ -1,7 +1,7 @@
 """One task, on the machine that runs it: the command as a child, the signals it gets, and how it ended.
 
-This file is imported on every machine before the command starts: it needs the standard library only. (submitit, where
-it runs a task, is there already.)
+This file is imported on every machine before the command starts: it needs no more than the standard library. (submitit,
+where it runs a task, is there already.)
 
 Signals. A cluster that wants its machine back sends SIGUSR2 (submitit's sign of a near time limit or preemption):
 the child gets SIGTERM, saves its state and leaves, and the task is queued again. SIGTERM itself is passed on as well:
@@ -22,7 +22,8 @@ import time
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-CGROUPS = Path("/sys/fs/cgroup")
+from cnnjax.process import oom_kills
+
 INTERRUPTED = 130  # exit code of a command that was stopped and saved its state
 NOT_FOUND = 127  # as in a shell
 _SET_PARENT_DEATH_SIGNAL = 1  # of prctl(2)
@@ -149,25 +150,6 @@ class _Child:
 
 
 _children: list[_Child] = []  # of this process: one, while its task runs
-
-
-def oom_kills(root: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
-    """How many processes of this process's control group the kernel has killed for memory; 0 where it does not say."""
-    with contextlib.suppress(OSError):
-        for line in own.read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "":
-                counter = root / path.lstrip("/") / "memory.events"
-            elif "memory" in controllers.split(","):
-                counter = root / "memory" / path.lstrip("/") / "memory.oom_control"
-            else:
-                continue
-            with contextlib.suppress(OSError):
-                for entry in counter.read_text().splitlines():
-                    name, _, value = entry.partition(" ")
-                    if name == "oom_kill":
-                        return int(value)
-    return 0
 
 
 @contextlib.contextmanager

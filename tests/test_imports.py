@@ -40,7 +40,7 @@ MAY_IMPORT = {
 }
 
 # The same for what lies beside cnnjax and may not import all of it.
-BESIDE = {"launch": ("cnnjax.cli", "cnnjax.sweep", "cnnjax.typing", "launch")}
+BESIDE = {"launch": ("cnnjax.cli", "cnnjax.process", "cnnjax.sweep", "cnnjax.typing", "launch")}
 
 # Together they take seconds to import, and most commands need none of them.
 SLOW = {

@@ -168,8 +168,9 @@ def damage(place: Place) -> Finding:
     steps = sorted(int(path.name) for path in mine.iterdir() if path.name.isdecimal())
     newest, before = (str(step) for step in (steps[-1], steps[-2]))
     files = sorted(path.relative_to(mine / newest) for path in (mine / newest).rglob("*") if path.is_file())
-    heard = _Heard()
-    logging.getLogger("cnnjax").addHandler(heard)
+    heard, log = _Heard(), logging.getLogger("cnnjax")
+    log.addHandler(heard)
+    log.propagate = False  # every damage is told; nobody needs to read all
     problems: list[str] = []
     counts: dict[str, Any] = {
         "files": len(files),
@@ -204,7 +205,8 @@ def damage(place: Place) -> Finding:
             counts["passed_over" if told else "harmless"] += 1
             if found != expected:
                 problems.append(f"{label}: restored silently wrong")
-    logging.getLogger("cnnjax").removeHandler(heard)
+    log.removeHandler(heard)
+    log.propagate = True
     return Finding.of(problems, **counts)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -45,12 +46,26 @@ def multiply_adds(model: nn.Module, image_shape: tuple[int, ...]) -> int:
     The papers' convention: one multiplication and one addition count as one; biases, activations,
     normalisation and pooling count nothing. Only what the logits need is counted.
     """
-    return sum(product.repeats * product.multiply_adds for product in products(trace(model, image_shape)))
+    return _totals(model, image_shape)[0]
 
 
 def activations(model: nn.Module, image_shape: tuple[int, ...]) -> int:
     """Numbers that convolutions and matrix products put out for one image (H, W, C), on the way to the logits."""
-    return sum(product.repeats * product.outputs for product in products(trace(model, image_shape)))
+    return _totals(model, image_shape)[1]
+
+
+def _totals(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[int, int]:
+    """Multiply-adds and outputs; kept, for to trace a deep network takes half a second, and a plan asks for both."""
+    try:
+        return _kept_totals(model, image_shape)
+    except TypeError:  # a network of one's own with a field that cannot be hashed
+        return _kept_totals.__wrapped__(model, image_shape)
+
+
+@cache
+def _kept_totals(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[int, int]:
+    found = list(products(trace(model, image_shape)))
+    return sum(p.repeats * p.multiply_adds for p in found), sum(p.repeats * p.outputs for p in found)
 
 
 def products(program: Program) -> Iterator[Product]:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from cnnjax import tree
+from cnnjax import rng, tree
 from cnnjax.ops.conv import traced_as_convolutions
 from cnnjax.typing import UsageError
 
@@ -117,7 +117,7 @@ def trace(
     recorder = _Recorder(model, input_shape)
     given = {**switches(model, training=False), **(arguments or {})}
     inputs = jax.ShapeDtypeStruct((batch, *input_shape), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = rng.abstract_key()
 
     def apply(variables: Any, key: Any, inputs: Any) -> Any:
         out, _ = model.apply(variables, inputs, rngs=_streams(key), mutable=_state(variables), **given)
@@ -143,7 +143,7 @@ def trace_backward(
     given = {**(arguments or {}), **switches(model, training=True)}
     rest = {name: value for name, value in variables.items() if name != "params"}
     inputs = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = rng.abstract_key()
 
     def kept(params: Any, rest: Any, key: Any, inputs: Any) -> Any:
         def apply(params: Any) -> Any:

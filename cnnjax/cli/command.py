@@ -19,11 +19,13 @@ exit codes: 0 done, 1 (compare, rerun) bits differ, 2 bad input (nothing is writ
 """
 
 import importlib
+import os
 import sys
 
 from cnnjax import __version__
 from cnnjax.cli.arguments import HELP, Arguments, help_lines
 
+NOBODY_READS = 141  # what a shell says of a program that SIGPIPE has ended
 SUBCOMMANDS = {
     "models": "every network: year, parameters, multiply-adds, receptive field",
     "summary": "one network, layer by layer",
@@ -52,7 +54,12 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     label = f"cnnjax {name}" if name in SUBCOMMANDS else "cnnjax"
     try:
-        return _run(name, rest)
+        code = _run(name, rest)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # standard output went to a program that has ended, such as ``head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOBODY_READS
     except ValueError as error:
         from cnnjax.typing import UsageError  # imports JAX, which help does not need
 

@@ -35,12 +35,13 @@ from cnnjax.report.figures import Drawing, FigureSpec
 from cnnjax.sweep import bundle as bundles
 from cnnjax.sweep import joint, plan, points, rule
 from cnnjax.sweep.bundle import dataset_of, threads_here
+from cnnjax.sweep.execution import Execution
 from cnnjax.sweep.grid import Grid
 from cnnjax.sweep.plan import AUTO, Plan, assign
-from cnnjax.sweep.session import Execution, Session
+from cnnjax.sweep.session import Session
 from cnnjax.sweep.store import Row, dumps
 from cnnjax.sweep.supervise import pin
-from cnnjax.train import shard
+from cnnjax.train import peers
 from cnnjax.train.program import Driver
 from cnnjax.train.run import Interrupted
 from cnnjax.train.spec import Hyper, Spec, digest, to_json
@@ -98,11 +99,11 @@ def _main(name: str, module: ModuleType, argv: list[str]) -> int:
     flags.parse([name, *argv])
     if flags.coordinator is None:
         return _start(name, module, flags)
-    shard.join(None if flags.coordinator == "auto" else flags.coordinator, flags.processes, flags.process)
+    peers.join(None if flags.coordinator == "auto" else flags.coordinator, flags.processes, flags.process)
     try:
         return _start(name, module, flags)
     finally:
-        shard.leave()
+        peers.leave()
 
 
 def _start(name: str, module: ModuleType, flags: Flags) -> int:
@@ -112,7 +113,7 @@ def _start(name: str, module: ModuleType, flags: Flags) -> int:
     session = _session(name, module, flags, execution)
     if flags.coordinator is None:
         return _lead(name, module, flags, execution, session)
-    if not shard.leads():
+    if not peers.leads():
         joint.follow()
         return 0
     with joint.leading():
@@ -175,7 +176,7 @@ def _execution(flags: Flags) -> Execution:
     workers = max(1, available // flags.threads) if flags.workers is None else flags.workers
     if driver is not None and (driver.devices > 1 or flags.coordinator):
         if flags.workers:
-            raise UsageError(f"--workers={flags.workers} have one device each. Use --workers=0, or no several devices.")
+            raise UsageError(f"--workers={flags.workers} have one device each. Use --workers=0, or one device.")
         workers = 0
     return Execution(
         workers=workers,
@@ -194,7 +195,7 @@ def _execution(flags: Flags) -> Execution:
 
 def _driver(flags: Flags) -> Driver | None:
     """The driver asked for, its form "auto" where the rule says form and lanes; None where it says all."""
-    data = flags.data_devices or (shard.processes() if flags.coordinator else 1)
+    data = flags.data_devices or (peers.count() if flags.coordinator else 1)
     driver = Driver(flags.driver, flags.lanes or 1, flags.run_devices, data, flags.batch_norm)
     return None if driver.form == AUTO and driver.devices == 1 else driver
 

@@ -18,7 +18,8 @@ from cnnjax.report import page
 from cnnjax.report.gallery import NOT_RUN
 from cnnjax.sweep import plan, points, rule
 from cnnjax.sweep.bundle import threads_here
-from cnnjax.sweep.session import Execution, Session
+from cnnjax.sweep.execution import Execution
+from cnnjax.sweep.session import Session
 from cnnjax.typing import UsageError
 
 # Added to the forecast for each training program that a worker compiles: between the 3 s of a small net and

@@ -15,9 +15,10 @@ import jax
 from cnnjax.cli.progress import display
 from cnnjax.data.catalog import DataConfig
 from cnnjax.sweep import plan, points, weights_of
+from cnnjax.sweep.execution import Execution
 from cnnjax.sweep.grid import NOTHING
 from cnnjax.sweep.plan import assign
-from cnnjax.sweep.session import Execution, Session
+from cnnjax.sweep.session import Session
 from cnnjax.train.spec import to_json
 
 SEED = 0  # of the one network that all runs start from

@@ -189,13 +189,13 @@ class Observer:
             return []
         now, runs = time.time(), set(runs)
         news = {event["bundle"]: event for event in log.recent(self.directory, RECENT_SECONDS) if "step" in event}
-        found = []
+        lost, found = set(self.leases.lost(holders)), []
         for bundle, holder in holders.items():
             silent = max(0.0, now - holder["beat"])
             last = news.get(bundle, {})
             if last.get("worker") != holder["worker"]:  # of the holder before
                 last = {}
-            live = silent <= holder.get("seconds", 0.0) and not self.leases.run_out(bundle)
+            live = silent <= holder.get("seconds", 0.0) and bundle not in lost
             found.append(
                 Working(
                     bundle, [run for run in holder["runs"] if run in runs and run not in self.rows], holder["worker"],

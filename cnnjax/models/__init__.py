@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnnjax import tree
+from cnnjax import rng, tree
 from cnnjax.models import (
     alexnet,
     connectivity,
@@ -103,7 +103,7 @@ def check_image_shape(model: nn.Module, image_shape: tuple[int, int, int], name:
 def parameter_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, Any]:
     """The variables' shapes for images (H, W, C), without computing any."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    return jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), images)
+    return jax.eval_shape(model.init, rng.abstract_key(), images)
 
 
 def count_parameters(name: str, **overrides: Any) -> int:

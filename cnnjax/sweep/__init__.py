@@ -3,9 +3,10 @@
 ``run(spec, grid, seeds)`` does it all from Python; the command line does it for experiments.
 """
 
+from cnnjax.sweep.execution import Execution
 from cnnjax.sweep.grid import Grid, explicit, product, zipped
 from cnnjax.sweep.plan import Plan, Point, plan, points
-from cnnjax.sweep.session import Execution, run
+from cnnjax.sweep.session import run
 from cnnjax.sweep.store import arrays, outputs, weights_of
 
 __all__ = [

@@ -13,14 +13,14 @@ from typing import Any
 import jax
 
 from cnnjax.data.catalog import DataConfig, Dataset, load
-from cnnjax.data.feed import Mode
 from cnnjax.process import write_atomically
+from cnnjax.sweep.execution import Execution
 from cnnjax.sweep.plan import Bundle, Point
 from cnnjax.sweep.store import Row, Store, encoded, encoded_arrays
-from cnnjax.train import checkpoint, shard
+from cnnjax.train import checkpoint, peers
 from cnnjax.train.pretrained import sha256
 from cnnjax.train.program import compiler_options
-from cnnjax.train.run import CHECKPOINT_SECONDS, Outcome, train
+from cnnjax.train.run import Outcome, train
 from cnnjax.train.spec import Spec, digest, normalization, to_json
 from cnnjax.typing import UsageError
 from cnnjax.weights.preprocessing import Preprocessing
@@ -39,7 +39,7 @@ def signature(bundle: Bundle, threads: int, platform: str, device_kind: str) -> 
       device_kind: as JAX calls it.
     """
     driver, flags = bundle.driver, os.environ.get("XLA_FLAGS", "")
-    sharing = {"data": driver.data, "processes": shard.processes(), "batch_norm": driver.batch_norm}
+    sharing = {"data": driver.data, "processes": peers.count(), "batch_norm": driver.batch_norm}
     return {
         "spec": digest(bundle.spec),
         "driver": driver.form,
@@ -100,12 +100,9 @@ def run_bundle(
     signature: dict[str, Any],
     fingerprint: str,
     store: Store,
+    execution: Execution,
     *,
     worker: int = 0,
-    feed_mode: Mode = "auto",
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
-    keep_checkpoint: bool = False,
-    continue_mixed: bool = False,
     on_progress: Callable[[int], None] = lambda steps: None,
     on_evaluation: Callable[[int, list[dict[str, float]]], None] = lambda step, records: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -118,11 +115,9 @@ def run_bundle(
       signature: what its bits depend on.
       fingerprint: of its data.
       store: of its rows.
+      execution: what data feed, and which checkpoints. With ``mix_signatures``, where there is no checkpoint of this
+        signature, go on from one of another, and say so in the rows.
       worker: goes into the rows.
-      feed_mode: see ``data.feed``.
-      checkpoint_seconds: least time between two checkpoints.
-      keep_checkpoint: keep the last state.
-      continue_mixed: where there is no checkpoint of this signature, go on from one of another, and say so in the rows.
       on_progress: called with the number of steps done.
       on_evaluation: called with the step and a record for each lane.
       should_stop: asked after every chunk of steps.
@@ -141,7 +136,7 @@ def run_bundle(
     _check_weights(bundle, signature)
     padded = bundle.padded()
     checkpoints = store.checkpoints(bundle.bundle_id, digest(signature))
-    earlier = shard.told(_earlier(store, checkpoints, continue_mixed) if shard.leads() else None)
+    earlier = peers.told(_earlier(store, checkpoints, execution.mix_signatures) if peers.leads() else None)
     rows: list[Row] = []
 
     def write(outcomes: list[Outcome]) -> None:
@@ -156,7 +151,7 @@ def run_bundle(
                 **({"earlier_signatures": earlier} if earlier else {}),
             }
             rows.append(row)
-            if not shard.leads():
+            if not peers.leads():
                 continue
             if not may_write():
                 raise LeaseLost(bundle.bundle_id)
@@ -170,11 +165,11 @@ def run_bundle(
         [point.seed for point in padded],
         dataset,
         bundle.driver,
-        feed_mode=feed_mode,
+        feed_mode=execution.feed,
         checkpoints=checkpoints,
-        checkpoint_seconds=checkpoint_seconds,
-        keep_checkpoint=keep_checkpoint,
-        mix_devices=continue_mixed,
+        checkpoint_seconds=execution.checkpoint_seconds,
+        keep_checkpoint=execution.keep_checkpoints,
+        mix_devices=execution.mix_signatures,
         on_progress=on_progress,
         on_evaluation=on_evaluation,
         on_outcomes=write,
@@ -183,13 +178,13 @@ def run_bundle(
     return rows
 
 
-def _earlier(store: Store, checkpoints: Path, continue_mixed: bool) -> list[str]:
+def _earlier(store: Store, checkpoints: Path, mix_signatures: bool) -> list[str]:
     """Digests of the signatures under which the state to go on from was made before; none is the rule.
 
     A state made under another signature is only continued on demand: the row's bits would be those of neither.
     """
     record = checkpoints / EARLIER
-    others = store.other_checkpoints(checkpoints) if continue_mixed and not checkpoint.steps(checkpoints) else []
+    others = store.other_checkpoints(checkpoints) if mix_signatures and not checkpoint.steps(checkpoints) else []
     for other in others:
         if checkpoint.steps(other):
             before = json.loads((other / EARLIER).read_text()) if (other / EARLIER).exists() else []

@@ -5,7 +5,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from cnnjax.sweep.work import Failure, Job, Listener, Member, Settings, Worker, work
+from cnnjax.sweep.execution import Member
+from cnnjax.sweep.work import Failure, Job, Listener, Settings, Worker, work
 from cnnjax.train.run import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # stop, and lose nothing
@@ -21,7 +22,7 @@ def in_process(jobs: Sequence[Job], settings: Settings, listen: Listener) -> Non
     """
     interrupted = threading.Event()
     failures: list[Failure] = []
-    worker = Worker(0, settings.member)
+    worker = Worker(0, settings.execution.share)
     with handling(interrupted):
         work(jobs, settings, worker, listen, interrupted.is_set, failed=failures.append)
     check(failures, len(jobs))
@@ -40,7 +41,7 @@ def on_devices(jobs: Sequence[Job], settings: Settings, listen: Listener, device
     failures: list[Failure] = []
     errors: list[Exception] = []
     unsaved: list[str] = []
-    index, count = settings.member
+    index, count = settings.execution.share
 
     def serve(number: int) -> None:
         worker = Worker(number, Member(index * len(devices) + number, count * len(devices)))

@@ -4,7 +4,7 @@ The leading process does what any worker does (``sweep.work``): it takes a bundl
 leases and logs. Before it trains a bundle it tells the others, and all train it together. Nothing else is agreed on.
 
 When one process dies, is killed or frozen, the others end too, with an exit code other than 0: JAX tells them within
-``shard.HEARTBEAT_SECONDS`` or somewhat more; whoever has finished no steps for ``stall_seconds`` gives up by itself.
+``peers.HEARTBEAT_SECONDS`` or somewhat more; whoever has finished no steps for ``stall_seconds`` gives up by itself.
 Started again, all go on from the last checkpoint that all have committed.
 """
 
@@ -19,7 +19,7 @@ from cnnjax.sweep.execute import handling
 from cnnjax.sweep.plan import Bundle
 from cnnjax.sweep.store import Store
 from cnnjax.sweep.work import Failure, Job, Listener, Progress, Settings, Worker, explained, work
-from cnnjax.train import shard
+from cnnjax.train import peers
 from cnnjax.train.run import Interrupted
 
 STALL_SECONDS = 900.0  # more than compiling the largest network takes
@@ -62,17 +62,19 @@ def jointly(jobs: Sequence[Job], settings: Settings, listen: Listener, stall_sec
 
     def began(bundle: Bundle) -> None:
         watch.news()
-        shard.told(Order(by_id[bundle.bundle_id], settings))
+        peers.told(Order(by_id[bundle.bundle_id], settings))
 
     def heard(news: Progress) -> None:
         watch.over() if news.finished else watch.news()
         listen(news)
 
     def give_up(failure: Failure) -> None:
-        shard.abandon(failure.reason.strip().splitlines()[-1])
+        peers.abandon(failure.reason.strip().splitlines()[-1])
 
     with handling(interrupted), Watch(stall_seconds) as watch:
-        work(jobs, settings, Worker(0, settings.member), heard, interrupted.is_set, began=began, failed=give_up)
+        work(
+            jobs, settings, Worker(0, settings.execution.share), heard, interrupted.is_set, began=began, failed=give_up
+        )
 
 
 def follow(stall_seconds: float = STALL_SECONDS) -> None:
@@ -86,14 +88,14 @@ def follow(stall_seconds: float = STALL_SECONDS) -> None:
     """
     interrupted = threading.Event()
     with handling(interrupted), Watch(stall_seconds) as watch:
-        while (order := shard.told(None)).job is not None:
+        while (order := peers.told(None)).job is not None:
             watch.news()
             try:
                 _follow(order.job, order.settings, watch, interrupted)
             except Interrupted:  # all have saved; the leading process says how to go on
                 pass
             except Exception as error:
-                shard.abandon(explained(error).strip().splitlines()[-1])
+                peers.abandon(explained(error).strip().splitlines()[-1])
             watch.over()
     if order.interrupted:
         raise Interrupted("stopped")
@@ -105,9 +107,9 @@ def leading() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        shard.told(Order(interrupted=isinstance(error, Interrupted)))
+        peers.told(Order(interrupted=isinstance(error, Interrupted)))
         raise
-    shard.told(Order())
+    peers.told(Order())
 
 
 class Watch:
@@ -137,7 +139,7 @@ class Watch:
         while not self._left.wait(min(1.0, self.seconds / 4)):
             last = self._last
             if last is not None and time.monotonic() - last > self.seconds:
-                shard.abandon(
+                peers.abandon(
                     f"no steps were finished for {self.seconds:.0f} s; another process may be gone or frozen."
                 )
 
@@ -149,10 +151,7 @@ def _follow(job: Job, settings: Any, watch: Watch, interrupted: threading.Event)
         job.signature,
         settings.fingerprints[job.bundle.spec.data],
         Store(settings.directory),
-        feed_mode=settings.feed_mode,
-        checkpoint_seconds=settings.checkpoint_seconds,
-        keep_checkpoint=settings.keep_checkpoints,
-        continue_mixed=settings.continue_mixed,
+        settings.execution,
         on_progress=lambda steps: watch.news(),
         on_evaluation=lambda step, records: watch.news(),
         should_stop=interrupted.is_set,

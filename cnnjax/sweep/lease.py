@@ -17,7 +17,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ class Leases:
           bundle: an id without a dot.
           **about: goes into the file, for those who look.
         """
-        number = max((n for b, n in self._numbers() if b == bundle), default=0)
+        number = self._last({bundle}).get(bundle, 0)
         if number and not self._run_out(f"{bundle}.{number}"):
             return None
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -131,38 +131,52 @@ class Leases:
 
     def holders(self) -> dict[str, dict[str, Any]]:
         """What the last lease of every bundle says about its holder, with ``beat``, the time of its last beat."""
-        last: dict[str, int] = {}
-        for bundle, number in self._numbers():
-            last[bundle] = max(number, last.get(bundle, 0))
         found = {}
-        for bundle, number in last.items():
+        for bundle, number in self._last().items():
             with contextlib.suppress(OSError):  # released in this moment
                 path = self.directory / f"{bundle}.{number}"
                 found[bundle] = {"worker": "", **_record_of(path), "beat": path.stat().st_mtime}
         return found
 
+    def taken(self) -> set[str]:
+        """The bundles that have a lease, run out or not."""
+        return set(self._last())
+
     def run_out(self, bundle: str) -> bool:
         """Whether the bundle's holder is lost; also where there is none."""
-        number = max((n for b, n in self._numbers() if b == bundle), default=0)
-        return not number or self._run_out(f"{bundle}.{number}")
+        return bool(self.lost([bundle]))
 
-    def beating(self, bundle: str) -> bool:
-        """Whether the bundle's holder was seen to beat: it takes a while to know."""
-        number = max((n for b, n in self._numbers() if b == bundle), default=0)
-        return f"{bundle}.{number}" in self._beating
+    def lost(self, bundles: Collection[str]) -> list[str]:
+        """Those bundles whose holders are lost, or that have none, in their order."""
+        last = self._last(bundles)
+        return [bundle for bundle in bundles if bundle not in last or self._run_out(f"{bundle}.{last[bundle]}")]
+
+    def lively(self, bundles: Collection[str]) -> list[str]:
+        """Those bundles whose holders were seen to beat: it takes a while to know."""
+        last = self._last(bundles)
+        return [bundle for bundle in last if f"{bundle}.{last[bundle]}" in self._beating]
 
     def anyone(self) -> bool:
         """Whether any worker, this one too, holds a lease that has not run out."""
-        return any(not self.run_out(bundle) for bundle in {bundle for bundle, _ in self._numbers()})
+        return any(not self._run_out(f"{bundle}.{number}") for bundle, number in self._last().items())
 
     def clean(self) -> None:
         """Removes what kills have left, and the directory if nothing else is in it."""
+        lost = self.lost(self.taken())
         for bundle, number in sorted(self._numbers(), key=lambda entry: entry[1]):
-            if self.run_out(bundle):
+            if bundle in lost:
                 (self.directory / f"{bundle}.{number}").unlink(missing_ok=True)
         process.sweep_up(self.directory)
         with contextlib.suppress(OSError):
             self.directory.rmdir()
+
+    def _last(self, bundles: Container[str] | None = None) -> dict[str, int]:
+        """The number of the last lease of every bundle, or of those asked for, that has any."""
+        last: dict[str, int] = {}
+        for bundle, number in self._numbers():
+            if bundles is None or bundle in bundles:
+                last[bundle] = max(number, last.get(bundle, 0))
+        return last
 
     def _numbers(self) -> list[tuple[str, int]]:
         """Bundle and number of every lease."""

@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import logging
-import os
 import shlex
 import sys
 import tempfile
@@ -14,73 +13,20 @@ from typing import Any
 import jax
 
 from cnnjax.data.catalog import DataConfig
-from cnnjax.data.feed import Mode
 from cnnjax.sweep import bundle as bundles
 from cnnjax.sweep import execute, joint
+from cnnjax.sweep.execution import Execution
 from cnnjax.sweep.grid import NOTHING, Grid
-from cnnjax.sweep.lease import LEASE_SECONDS
 from cnnjax.sweep.log import check_writers
 from cnnjax.sweep.plan import Bundle, Plan, plan, points
 from cnnjax.sweep.store import Row, Store
 from cnnjax.sweep.supervise import in_workers
-from cnnjax.sweep.work import Job, Listener, Member, Settings
-from cnnjax.train import shard
-from cnnjax.train.program import Driver
-from cnnjax.train.run import CHECKPOINT_SECONDS
+from cnnjax.sweep.work import Job, Listener, Settings
+from cnnjax.train import peers
 from cnnjax.train.spec import Hyper, Spec, to_json
 from cnnjax.typing import UsageError
 
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Execution:
-    """How a sweep is executed. Apart from ``driver`` and ``threads``, nothing here changes a result.
-
-    Attributes:
-      workers: processes on a CPU, each pinned and supervised; 0 runs in this process. Ignored on accelerators.
-      threads: cores of each worker process.
-      driver: for every group, in place of the rule.
-      feed: "auto", "resident" or "stream".
-      checkpoint_seconds: least time between two checkpoints of a bundle.
-      keep_checkpoints: keep the last state of every bundle when it is finished.
-      mix_signatures: go on in a directory whose rows or checkpoints were made under another execution signature;
-        a row whose run passed through several says which.
-      lease_seconds: how long a worker may be silent before others take its bundle.
-      time_limit: seconds that a worker process may spend on one bundle; 0 is no limit.
-      memory_limit: MiB that a worker process may use; 0 is no limit.
-      log: writers beside the JSON lines: "tensorboard", "wandb".
-      member: the part of a fleet that this process is, where several run the same sweep on one directory; see
-        ``fleet_member``. None waits for what others hold, so that all is done in the end.
-    """
-
-    workers: int = 0
-    threads: int = 1
-    driver: Driver | None = None
-    feed: Mode = "auto"
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
-    keep_checkpoints: bool = False
-    mix_signatures: bool = False
-    lease_seconds: float = LEASE_SECONDS
-    time_limit: float = 0.0
-    memory_limit: int = 0
-    log: tuple[str, ...] = ()
-    member: Member | None = dataclasses.field(default_factory=lambda: fleet_member())
-
-
-def fleet_member() -> Member | None:
-    """This process's part of a fleet, from CNNJAX_SHARD=INDEX/COUNT in the environment; None where that is not set.
-
-    Raises:
-      UsageError: it is malformed.
-    """
-    text = os.environ.get("CNNJAX_SHARD")
-    if not text:
-        return None
-    index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise UsageError(f"CNNJAX_SHARD={text!r} must be INDEX/COUNT with 0 <= INDEX < COUNT, such as 0/8.")
-    return Member(int(index), int(count))
 
 
 def run(
@@ -213,47 +159,31 @@ class Session:
                 self._memory.update({p.run_id: store.read(p.run_id) for job in jobs for p in job.bundle.points})
 
     def _execute(self, jobs: list[Job], store: Store, listen: Listener) -> None:
-        execution = self.execution
-        settings = Settings(
-            store.directory,
-            self.fingerprints,
-            feed_mode=execution.feed,
-            checkpoint_seconds=execution.checkpoint_seconds,
-            threads=execution.threads,
-            keep_checkpoints=execution.keep_checkpoints,
-            continue_mixed=execution.mix_signatures,
-            lease_seconds=execution.lease_seconds,
-            time_limit=execution.time_limit,
-            memory_limit=execution.memory_limit,
-            writers=execution.log,
-            member=execution.member or Member(),
-            fleet=execution.member is not None,
-            failed=store.failures(),
-        )
         if not jobs:
             return
-        if shard.processes() > 1:
+        settings = Settings(store.directory, self.fingerprints, self.execution, store.failures())
+        if peers.count() > 1:
             joint.jointly(jobs, settings, listen)
         elif any(job.bundle.driver.devices > 1 for job in jobs):  # all devices of this process
             execute.in_process(jobs, settings, listen)
         elif jax.default_backend() != "cpu":
             execute.on_devices(jobs, settings, listen, jax.devices())
-        elif execution.workers:
-            in_workers(jobs, settings, listen, execution.workers)
+        elif self.execution.workers:
+            in_workers(jobs, settings, listen, self.execution.workers)
         else:
             execute.in_process(jobs, settings, listen)
 
     def finished(self) -> list[Row]:
         """The rows that there are, in the order of the points."""
         done = self.done()
-        read = self.store.read if self.store else self._memory.__getitem__
-        return [read(point.run_id) for point in self.plan.points if point.run_id in done]
+        return [self._row(point.run_id) for point in self.plan.points if point.run_id in done]
 
     def rows(self) -> list[Row]:
         """The row of every run, in the order of the points."""
-        if not self.store:
-            return [self._memory[point.run_id] for point in self.plan.points]
-        return [self.store.read(point.run_id) for point in self.plan.points]
+        return [self._row(point.run_id) for point in self.plan.points]
+
+    def _row(self, run: str) -> Row:
+        return self.store.read(run) if self.store else self._memory[run]
 
 
 def _label(config: DataConfig) -> str:

@@ -25,8 +25,7 @@ import numpy as np
 from cnnjax import process
 from cnnjax.process import write_atomically
 from cnnjax.sweep.lease import LEASE_SECONDS, Leases
-from cnnjax.typing import UsageError
-from cnnjax.typing import differences as _differences
+from cnnjax.typing import UsageError, differences
 
 Row = dict[str, Any]
 DIGEST = "sha256"  # of the rest of a row, in its file
@@ -140,9 +139,9 @@ class Store:
         """
         _check_writable(self.directory)
         found = self.manifest
+        if found is None and self._holds_results() and (found := self.manifest) is None:  # or it came in between
+            raise UsageError(f"{self.directory} is not empty and holds no manifest. Use another --workdir.")
         if found is None:
-            if self.directory.exists() and not all(_is_passing(path) for path in self.directory.iterdir()):
-                raise UsageError(f"{self.directory} is not empty and holds no manifest. Use another --workdir.")
             return
         self._check_weights(found, manifest)
         gone = set(found["runs"]) - set(manifest["runs"])
@@ -150,9 +149,9 @@ class Store:
         data_differ = any(found["data"][name] != data[name] for name in set(found["data"]) & set(data))
         if gone or data_differ:
             compared = ("data",) if data_differ else ("configuration",)
-            differences = "\n".join(_differences(*({key: m[key] for key in compared} for m in (found, manifest))))
+            told = "\n".join(differences(*({key: m[key] for key in compared} for m in (found, manifest))))
             raise UsageError(
-                f"{self.directory} holds results of a different configuration:\n{differences}\n"
+                f"{self.directory} holds results of a different configuration:\n{told}\n"
                 "Use another --workdir, or remove the directory."
             )
         if not mix_signatures and len(self.done(manifest["runs"])) < len(manifest["runs"]):
@@ -171,9 +170,9 @@ class Store:
         for run, old, where in self._made(found, read_rows):
             new = manifest["signatures"].get(manifest["runs"].get(run))
             if new is not None and old != new:
-                differences = "\n".join(_differences(old, new))
+                told = "\n".join(differences(old, new))
                 raise UsageError(
-                    f"{self.directory} holds {where} made under another execution signature:\n{differences}\n"
+                    f"{self.directory} holds {where} made under another execution signature:\n{told}\n"
                     "Their bits would not match. Use another --workdir, or --mix_signatures to merge them."
                 )
 
@@ -191,6 +190,9 @@ class Store:
             yield from (
                 (run, signatures[found["runs"][run]], where) for run in runs if found["runs"][run] in signatures
             )
+
+    def _holds_results(self) -> bool:
+        return self.directory.exists() and not all(_is_passing(path) for path in self.directory.iterdir())
 
     def _has_checkpoints(self) -> bool:
         return any((self.directory / "checkpoints").glob("*/*"))
@@ -373,7 +375,7 @@ def _finite(value: Any) -> Any:
 
 
 def _check_writable(directory: Path) -> None:
-    """Refuses a place where nothing can be written, without writing."""
+    """Refuses a place where nothing can be written; leaves nothing there."""
     existing = directory
     while not existing.exists():
         existing = existing.parent

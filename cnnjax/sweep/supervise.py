@@ -16,10 +16,12 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from cnnjax.process import oom_kills
 from cnnjax.sweep.execute import SIGNALS, STOP_SECONDS, check, handling, stopped
+from cnnjax.sweep.execution import Member
 from cnnjax.sweep.plan import Bundle
 from cnnjax.sweep.store import Store
-from cnnjax.sweep.work import Failure, Job, Listener, Member, Progress, Settings, Worker, explained, work
+from cnnjax.sweep.work import Failure, Job, Listener, Progress, Settings, Worker, explained, work
 from cnnjax.train.run import Interrupted
 
 ATTEMPTS = 2  # processes that a bundle may take with it
@@ -27,11 +29,11 @@ LOOK_SECONDS = 0.5  # between two looks at the workers' memory, time and leases
 
 
 def in_workers(jobs: Sequence[Job], settings: Settings, listen: Listener, workers: int) -> None:
-    """``workers`` processes of ``settings.threads`` pinned cores each.
+    """``workers`` processes, each pinned to its own cores.
 
-    A worker that dies, is silent for longer than its lease lasts, or uses more than ``settings.memory_limit``, is
-    replaced, and its bundle tried once more, from its last checkpoint. One that spends ``settings.time_limit`` on a
-    bundle is replaced, and the bundle has failed.
+    A worker that dies, is silent for longer than its lease lasts, or passes the memory limit, is replaced, and its
+    bundle tried once more, from its last checkpoint. One that spends the time limit on a bundle is replaced, and the
+    bundle has failed.
 
     Raises:
       Interrupted: by Ctrl-C or SIGTERM; the workers have saved their states.
@@ -56,7 +58,7 @@ class _Supervisor:
         self.jobs, self.settings, self.listen, self.count = jobs, settings, listen, workers
         self.context = multiprocessing.get_context("spawn")  # forking a process that has used JAX can hang
         self.store = Store(settings.directory)
-        self.leases = self.store.leases("supervisor", settings.lease_seconds)
+        self.leases = self.store.leases("supervisor", settings.execution.lease_seconds)
         self.by_bundle = {job.bundle.bundle_id: job for job in jobs}
         self.failures: list[Failure] = []
         self.deaths: dict[str, int] = {}
@@ -125,19 +127,19 @@ class _Supervisor:
             return
         settings, seconds = self.settings, time.monotonic() - worker.since
         used = memory_of(worker.process.pid or 0)
-        if settings.memory_limit and used > settings.memory_limit:
-            worker.fatal = f"killed for memory: it used {used:.0f} MiB of the {settings.memory_limit} allowed"
-        elif settings.time_limit and seconds > settings.time_limit:
-            worker.fatal = f"killed after {seconds:.0f} s: the time limit is {settings.time_limit:.0f} s"
-            self.deaths[worker.bundle] = ATTEMPTS
+        if settings.execution.memory_limit and used > settings.execution.memory_limit:
+            worker.fatal = f"killed for memory: it used {used:.0f} MiB of the {settings.execution.memory_limit} allowed"
+        elif settings.execution.time_limit and seconds > settings.execution.time_limit:
+            worker.fatal = f"killed after {seconds:.0f} s: the time limit is {settings.execution.time_limit:.0f} s"
+            worker.may_retry = False
         elif self._is_silent(worker.bundle, seconds):
-            worker.fatal = f"killed: it was silent for {settings.lease_seconds:.0f} s"
+            worker.fatal = f"killed: it was silent for {settings.execution.lease_seconds:.0f} s"
         if worker.fatal:
             worker.process.kill()  # also where it is frozen
 
     def _is_silent(self, bundle: str, seconds: float) -> bool:
         """Whether the lease of a bundle that was taken long ago has run out, though its process is there."""
-        if seconds < self.settings.lease_seconds:
+        if seconds < self.settings.execution.lease_seconds:
             return False
         return bundle in self.leases.holders() and self.leases.run_out(bundle)
 
@@ -155,9 +157,9 @@ class _Supervisor:
     def _count_death(self, worker: "_Worker", job: Job) -> None:
         bundle = job.bundle.bundle_id
         self.deaths[bundle] = self.deaths.get(bundle, 0) + 1
-        if self.deaths[bundle] < ATTEMPTS:
+        if worker.may_retry and self.deaths[bundle] < ATTEMPTS:
             return
-        times = f" ({self.deaths[bundle]} times)" if not worker.fatal or "time limit" not in worker.fatal else ""
+        times = f" ({self.deaths[bundle]} times)" if worker.may_retry else ""
         reason = f"its worker process was {worker.death()}{times}"
         for point in job.bundle.points:
             if not self.store.has(point.run_id):
@@ -172,6 +174,7 @@ class _Worker:
       bundle: the id of the one it is on.
       since: when it began that.
       fatal: why it was killed by its supervisor; empty if it was not.
+      may_retry: whether another process may try its bundle when this one dies.
       ended: whether it has said that it ends, or has.
     """
 
@@ -180,11 +183,11 @@ class _Worker:
     ):
         self.number = number
         self.bundle: str | None = None
-        self.since, self.fatal, self.ended = time.monotonic(), "", False
+        self.since, self.fatal, self.may_retry, self.ended = time.monotonic(), "", True, False
         self.stop = context.Event()
-        self.kills = kernel_kills()
+        self.kills = oom_kills()
         self.pipe, theirs = context.Pipe()
-        index, shares = settings.member
+        index, shares = settings.execution.share
         member = Member(index * count + number, shares * count)
         args = (theirs, self.stop, Worker(number, member), jobs, settings, skip)
         self.process = context.Process(target=_serve, args=args, daemon=True)
@@ -198,7 +201,7 @@ class _Worker:
         if self.fatal:
             return self.fatal
         if code == -signal.SIGKILL:
-            kernel = kernel_kills() > self.kills
+            kernel = oom_kills() > self.kills
             return "killed for memory by the kernel" if kernel else "killed (signal 9), by hand or for memory"
         if code is not None and code < 0:
             return f"ended by {signal.Signals(-code).name}"
@@ -217,7 +220,7 @@ def _serve(pipe: Any, stop: Any, worker: Worker, jobs: Sequence[Job], settings: 
     """The life of a worker process."""
     for which in SIGNALS:
         signal.signal(which, signal.SIG_IGN)  # the supervisor decides, and tells by ``stop``
-    pin(worker.number, settings.threads)
+    pin(worker.number, settings.execution.threads)
     parent = os.getppid()
 
     def tell(kind: str, content: Any = None) -> None:
@@ -264,18 +267,6 @@ def memory_of(pid: int) -> float:
     except (OSError, IndexError):
         return 0.0
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def kernel_kills() -> int:
-    """How many processes the kernel has killed for memory, in this process's control group; 0 where it does not say."""
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        group = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip()
-        for place in (f"/sys/fs/cgroup{group}", "/sys/fs/cgroup"):
-            events = Path(place) / "memory.events"
-            if events.exists():
-                lines = (line.split() for line in events.read_text().splitlines())
-                return next(int(value) for name, value in lines if name == "oom_kill")
-    return 0
 
 
 @contextlib.contextmanager

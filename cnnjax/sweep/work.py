@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cnnjax.data.catalog import DataConfig
-from cnnjax.data.feed import Mode
 from cnnjax.sweep.bundle import LeaseLost, run_bundle
-from cnnjax.sweep.lease import LEASE_SECONDS, Lease, Leases
+from cnnjax.sweep.execution import Execution, Member
+from cnnjax.sweep.lease import Lease, Leases
 from cnnjax.sweep.log import Log
 from cnnjax.sweep.plan import Bundle
 from cnnjax.sweep.store import Store
-from cnnjax.train.run import CHECKPOINT_SECONDS, Interrupted
+from cnnjax.train.run import Interrupted
 from cnnjax.train.spec import digest
 from cnnjax.typing import UsageError
 
@@ -57,47 +57,21 @@ class Failure(NamedTuple):
     reason: str
 
 
-class Member(NamedTuple):
-    """Which part of a fleet of workers this is, ``number`` from 0 ``of`` so many; it begins with its share."""
-
-    number: int = 0
-    of: int = 1
-
-
 class Settings(NamedTuple):
     """What is the same for all bundles of a sweep.
 
     Attributes:
       directory: of the results.
       fingerprints: of the data.
-      feed_mode: see ``data.feed``.
-      checkpoint_seconds: least time between two checkpoints.
-      threads: cores of each worker process.
-      keep_checkpoints: keep the last state of finished bundles.
-      continue_mixed: go on from checkpoints that were made under another signature, and say so in the rows.
-      lease_seconds: how long a worker may be silent before another takes its bundle.
-      time_limit: seconds that a worker process may spend on one bundle; 0 is no limit.
-      memory_limit: MiB that a worker process may use; 0 is no limit.
-      writers: of the log, beside the JSON lines.
-      member: which part of a fleet this process is.
-      fleet: whether there is one, outside this process: then nobody waits for what others hold.
-      failed: the failures of earlier sweeps, by run: these are tried again, and later ones are not.
+      execution: how they are run.
+      failed: the failures of earlier sweeps, by run: these are tried again, and later ones are not. None: those that a
+        worker finds when it begins.
     """
 
     directory: Path
     fingerprints: dict[DataConfig, str]
-    feed_mode: Mode = "auto"
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
-    threads: int = 1
-    keep_checkpoints: bool = False
-    continue_mixed: bool = False
-    lease_seconds: float = LEASE_SECONDS
-    time_limit: float = 0.0
-    memory_limit: int = 0
-    writers: tuple[str, ...] = ()
-    member: Member = Member()
-    fleet: bool = False
-    failed: dict[str, Any] | None = None  # None: those that a worker finds when it begins
+    execution: Execution
+    failed: dict[str, Any] | None = None
 
 
 class Worker(NamedTuple):
@@ -147,8 +121,8 @@ def work(
       Interrupted: ``should_stop`` said so; the state was saved.
     """
     store = Store(settings.directory)
-    leases = store.leases(worker.name, settings.lease_seconds)
-    log = Log(settings.directory, worker.name, settings.writers)
+    leases = store.leases(worker.name, settings.execution.lease_seconds)
+    log = Log(settings.directory, worker.name, settings.execution.log)
     try:
         _Work(jobs, settings, worker, listen, should_stop, store, leases, log).run(began, failed, skip)
     finally:
@@ -181,7 +155,8 @@ class _Work:
             before = job
         self.compiled: set[Any] = set()
         self.held: list[Job] = []
-        self.done: set[str] = set()  # as of the last look
+        self.done: set[str] = set()  # runs, as of the last look
+        self.taken: set[str] = set()  # bundles, as of the last look
         self.next_look = 0.0
         self.met = False  # somebody else's work since then
         self.failed_before = store.failures() if settings.failed is None else settings.failed
@@ -194,13 +169,16 @@ class _Work:
             if self._is_done(bundle):
                 self._meet(bundle)
                 continue
+            if bundle.bundle_id in self.taken:
+                self.held.append(job)
+                continue
             lease = self.leases.acquire(bundle.bundle_id, program=_name(_program(job)), runs=_runs(bundle))
             if lease is None:
                 self.met = True
                 self.held.append(job)
                 continue
             try:
-                with lease.beating(self.settings.lease_seconds):
+                with lease.beating(self.settings.execution.lease_seconds):
                     if not self._is_done(bundle):  # its last holder may have finished it in this moment
                         began(bundle)
                         self.compiled.add(_program(job))
@@ -219,15 +197,18 @@ class _Work:
                 return self.waiting[program].popleft()
             self._look()
             self.held = [job for job in self.held if not self._over(job.bundle)]
-            free = [job for job in self.held if self.leases.run_out(job.bundle.bundle_id)]
-            if free:
-                self.held.remove(free[0])
-                return free[0]
-            if not self.held:
+            held, began = {job.bundle.bundle_id: job for job in self.held}, time.monotonic()
+            if lost := self.leases.lost(held):
+                self.taken.discard(lost[0])
+                self.held.remove(held[lost[0]])
+                return held[lost[0]]
+            if not held:
                 return None
-            if self.settings.fleet and all(self.leases.beating(job.bundle.bundle_id) for job in self.held):
+            if self.settings.execution.member and len(self.leases.lively(held)) == len(held):
                 return None  # all in the hands of workers that live
-            time.sleep(LOOK_SECONDS)
+            until = time.monotonic() + _pause(began)
+            while time.monotonic() < until and not self.should_stop():
+                time.sleep(LOOK_SECONDS)
 
     def _program(self) -> Any:
         """Whose bundle is next."""
@@ -243,10 +224,11 @@ class _Work:
         return next((p for p in self.waiting if _name(p) not in others), next(iter(self.waiting)))
 
     def _look(self) -> None:
-        """Lists what all have done, if the last look was not just now."""
+        """Lists what all have done and what they are on, if the last look was not just now."""
         if (began := time.monotonic()) >= self.next_look:
+            self.taken = self.leases.taken()  # before the rows: what is in neither list was given back undone
             self.done, self.met = self.store.done(self.runs), False
-            self.next_look = time.monotonic() + max(LOOK_SECONDS, LOOK_SHARE * (time.monotonic() - began))
+            self.next_look = time.monotonic() + _pause(began)
 
     def _meet(self, bundle: Bundle) -> None:
         """Somebody else did this one."""
@@ -265,7 +247,7 @@ class _Work:
 
     def _run(self, job: Job, lease: Lease, failed: Callable[[Failure], None]) -> None:
         """One bundle, from its checkpoint or the start to its rows."""
-        bundle, settings, runs = job.bundle, self.settings, list(_runs(job.bundle))
+        bundle, settings, runs = job.bundle, self.settings, _runs(job.bundle)
         self.log.write("began", bundle=bundle.bundle_id, runs=runs, steps=bundle.spec.steps, holder=lease.number)
         tell = _Teller(self, job)
         try:
@@ -274,11 +256,8 @@ class _Work:
                 job.signature,
                 settings.fingerprints[bundle.spec.data],
                 self.store,
+                settings.execution,
                 worker=self.worker.number,
-                feed_mode=settings.feed_mode,
-                checkpoint_seconds=settings.checkpoint_seconds,
-                keep_checkpoint=settings.keep_checkpoints,
-                continue_mixed=settings.continue_mixed,
                 on_progress=tell.progress,
                 on_evaluation=tell.evaluation,
                 should_stop=lambda: self.should_stop() or not lease.held(),
@@ -308,7 +287,7 @@ class _Teller:
 
     def __init__(self, owner: _Work, job: Job):
         self.owner, self.bundle = owner, job.bundle
-        self.about = {"bundle": job.bundle.bundle_id, "runs": [*_runs(job.bundle)]}
+        self.about = {"bundle": job.bundle.bundle_id, "runs": _runs(job.bundle)}
         self.last: tuple[float, int] | None = None
 
     def progress(self, step: int) -> None:
@@ -337,6 +316,11 @@ def explained(error: Exception) -> str:
         first = text.splitlines()[0] if text else type(error).__name__
         return f"out of memory ({first}). Use a smaller batch_size, fewer lanes, or fewer workers at once."
     return text if isinstance(error, UsageError) else "".join(traceback.format_exception(error))
+
+
+def _pause(began: float) -> float:
+    """Seconds from now to the next look, where this one began then."""
+    return max(LOOK_SECONDS, LOOK_SHARE * (time.monotonic() - began))
 
 
 def _runs(bundle: Bundle) -> list[str]:

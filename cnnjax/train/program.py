@@ -69,7 +69,7 @@ class Program:
       group: the devices that share each batch; None is one device, that where the examples lie.
 
     Attributes:
-      mesh: for the ``Feed``; see ``cnnjax.train.spread``.
+      mesh: for the ``Feed``; see ``Spread``.
     """
 
     mesh: Mesh | None = None

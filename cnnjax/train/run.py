@@ -16,7 +16,7 @@ from cnnjax.data.catalog import Dataset
 from cnnjax.data.dataset import SPLITS
 from cnnjax.data.feed import Chunk, Feed, Mode
 from cnnjax.tasks.frozen import COLLECTION, merge
-from cnnjax.train import checkpoint, shard
+from cnnjax.train import checkpoint, peers, shard
 from cnnjax.train.features import Start, start
 from cnnjax.train.program import Driver, Program, program, stack_hyper
 from cnnjax.train.saver import Saver, expected_cost
@@ -87,7 +87,7 @@ class Clock:
     evaluation: float = 0.0
 
 
-@shard.together()
+@peers.together()
 def train(
     spec: Spec,
     hypers: Sequence[Hyper],
@@ -101,7 +101,6 @@ def train(
     chunk_steps: int = CHUNK_STEPS,
     keep_checkpoint: bool = False,
     mix_devices: bool = False,
-    description: Mapping[str, Any] | None = None,
     on_progress: Callable[[int], None] = lambda steps: None,
     on_evaluation: Callable[[int, list[dict[str, float]]], None] = lambda step, records: None,
     on_outcomes: Callable[[list[Outcome]], None] = lambda outcomes: None,
@@ -109,7 +108,7 @@ def train(
 ) -> list[Outcome]:
     """Trains ``driver.members`` runs of one Spec side by side, from the start or a checkpoint.
 
-    Processes that have joined (``shard.join``) call it together. The first one decides what depends on clocks, and
+    Processes that have joined (``peers.join``) call it together. The first one decides what depends on clocks, and
     writes; all return the same.
 
     Args:
@@ -125,7 +124,6 @@ def train(
       chunk_steps: most steps between looks at the device; does not change results.
       keep_checkpoint: keep the last state, saved at the last step, instead of removing all checkpoints at the end.
       mix_devices: go on from a state that another number of devices with a part of each batch has made.
-      description: what else tells these runs from others, as JSON; a checkpoint of others is refused.
       on_progress: called at every look with the number of steps done.
       on_evaluation: called after every evaluation with the number of steps done and the new record of each history.
       on_outcomes: called with what is returned, while the checkpoints are still there: who writes results writes them
@@ -142,7 +140,7 @@ def train(
     """
     if not len(hypers) == len(seeds) == driver.members:
         raise ValueError(f"{driver.members} runs need as many hypers and seeds, not {len(hypers)} and {len(seeds)}")
-    should_stop = shard.any_of(should_stop)
+    should_stop = peers.any_of(should_stop)
     begun = start(spec, dataset)
     compiled = program(begun.spec, begun.dataset.info, driver)
     sizes = [int(hyper.train_size) for hyper in hypers]
@@ -150,9 +148,9 @@ def train(
     numbers, words = compiled.on_devices((stack_hyper(list(hypers)), np.asarray(seeds, np.uint32)))
     bundle = _Bundle(compiled, feed, numbers, words, begun)
     runs = {"hypers": list(hypers), "seeds": list(seeds), "data": dataset.fingerprint}
-    owner = to_json({"spec": spec, "driver": driver.of_state(), **runs, **(description or {})})
+    owner = to_json({"spec": spec, "driver": driver.of_state(), **runs})
     bundle.start(checkpoints, owner, mix_devices)
-    with Saver(checkpoints if shard.leads() else None, owner, checkpoint_seconds, expected_cost(bundle.state)) as saver:
+    with Saver(checkpoints if peers.leads() else None, owner, checkpoint_seconds, expected_cost(bundle.state)) as saver:
         if bundle.evaluation_is_due():  # it was stopped just before one
             on_evaluation(bundle.step, bundle.evaluate())
         for chunk, evaluate in bundle.remaining_chunks(chunk_steps):
@@ -164,14 +162,14 @@ def train(
                 on_progress(bundle.step)
                 if should_stop():
                     raise _stopped(bundle, saver, checkpoints)
-                if bundle.step < spec.steps and shard.told(saver.due()):
+                if bundle.step < spec.steps and peers.told(saver.due()):
                     saver.save(bundle.step, *bundle.saved(checkpoints))
         if keep_checkpoint:
             saver.save(bundle.step, *bundle.saved(checkpoints), keep=1)
         outcomes = bundle.finish()
-        shard.agree([outcome.parameters_digest for outcome in outcomes], "the end")
+        peers.agree([outcome.parameters_digest for outcome in outcomes], "the end")
         on_outcomes(outcomes)
-    if checkpoints and not keep_checkpoint and shard.leads():
+    if checkpoints and not keep_checkpoint and peers.leads():
         checkpoint.remove(checkpoints)
     return outcomes
 
@@ -248,9 +246,9 @@ class _Bundle:
         self.sums = self.compiled.zeros()
         self.clock.compile = time.perf_counter() - self.clock.started
         like = (self.state, self.sums)
-        restored = shard.restored(checkpoints, owner, like) if checkpoints else None
+        restored = peers.restored(checkpoints, owner, like) if checkpoints else None
         if restored:
-            shard.check_sharing(restored.extra["sharing"], self._sharing(), mix_devices)
+            peers.check_sharing(restored.extra["sharing"], self._sharing(), mix_devices)
             self.state, self.sums = self.compiled.on_devices(restored.arrays)
             self.step = self.first_step = restored.extra["step"]
             self.history = restored.extra["history"]
@@ -266,14 +264,14 @@ class _Bundle:
             return arrays, extra
         arrays = shard.host(arrays)
         if checkpoints:
-            shard.commit(checkpoints, self.step, arrays)
+            peers.commit(checkpoints, self.step, arrays)
         return arrays, extra
 
     def _sharing(self) -> dict[str, Any]:
         """Who shares each batch."""
         driver = self.compiled.driver
         alone = driver.data == 1
-        return {"data": driver.data, "batch_norm": None if alone else driver.batch_norm, "processes": shard.processes()}
+        return {"data": driver.data, "batch_norm": None if alone else driver.batch_norm, "processes": peers.count()}
 
     def remaining_chunks(self, chunk_steps: int):
         """Each remaining chunk, and whether an evaluation follows it."""
@@ -285,12 +283,12 @@ class _Bundle:
         """Takes the steps of a chunk; comes by when it is time for a look, and says whether the chunk is through."""
         done, looked = 0, time.perf_counter()
         while done < chunk.length:
-            steps = shard.told(part_steps(chunk.length - done, self.step_seconds))
+            steps = peers.told(part_steps(chunk.length - done, self.step_seconds))
             started = time.perf_counter()
             self.advance(part_of(chunk, done, steps))
             self.step_seconds = (time.perf_counter() - started) / steps
             done += steps
-            if done == chunk.length or shard.told(time.perf_counter() - looked >= LOOK_SECONDS):
+            if done == chunk.length or peers.told(time.perf_counter() - looked >= LOOK_SECONDS):
                 yield done == chunk.length
                 looked = time.perf_counter()
 

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnnjax import augment, models
+from cnnjax import augment, models, rng
 from cnnjax.data.catalog import DataConfig, Info
 from cnnjax.tasks import probes, reconstruction
 from cnnjax.tasks.classify import check_outputs, classify
@@ -157,7 +157,7 @@ def variable_shapes(spec: Spec, info: Info) -> dict[str, Any]:
       UsageError: an unknown stage in ``frozen``, or nothing is left to train.
     """
     images = jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))  # a key itself would be compiled
+    key = rng.abstract_key()
     return jax.eval_shape(build_task(spec, info).init, key, {"images": images})
 
 

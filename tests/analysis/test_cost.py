@@ -51,6 +51,20 @@ def test_mlp_by_hand():
     assert activations(model, (8, 8, 1)) == 160
 
 
+def test_a_network_with_a_field_that_cannot_be_hashed_is_counted_too():
+    class Dense(nn.Module):
+        sizes: dict
+
+        @nn.compact
+        def __call__(self, images):
+            return nn.Dense(self.sizes["hidden"])(images)
+
+    assert multiply_adds(Dense({"hidden": 4}), (3,)) == 12
+    with pytest.raises(TypeError):
+        hash(Dense({"hidden": jnp.zeros(1)}))
+    assert multiply_adds(Dense({"hidden": 4, "unused": jnp.zeros(1)}), (3,)) == 12
+
+
 @pytest.mark.parametrize(
     ("make", "products", "outputs"),
     [

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,17 @@ def test_the_module_is_the_command_and_its_exit_code_is_the_process_s():
     done = subprocess.run([sys.executable, "-m", "cnnjax", "modls"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("cnnjax: Unknown subcommand 'modls'. Did you mean 'models'? Choices: compare, co")
+
+
+def test_who_has_read_enough_sees_no_traceback():
+    command = [sys.executable, "-m", "cnnjax", "models", "--help"]
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_an_interruption_ends_with_130(monkeypatch, capsys):

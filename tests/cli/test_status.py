@@ -130,14 +130,16 @@ def test_following_prints_changes_and_ends_with_the_sweep(capsys, unchecked, fin
 def test_ctrl_c_ends_following_with_130(finished):
     rows(finished)[0].unlink()
     command = [sys.executable, "-m", "cnnjax", "status", str(finished), "--follow"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert "3 of 4 done, 1 waiting" in process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-    finally:
-        process.kill()
-        process.wait()
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in background
+    ) as process:  # fmt: skip
+        try:
+            assert "3 of 4 done, 1 waiting" in process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert (process.returncode, out, err) == (130, "", "cnnjax status: stopped.\n")
 
 

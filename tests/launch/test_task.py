@@ -88,23 +88,6 @@ def test_stopping_ends_a_command_that_does_not_listen_and_all_it_started(tmp_pat
     until(lambda: not children("sleep 987"), "what it started is gone", 10)
 
 
-@pytest.mark.parametrize(
-    ("own", "counter", "text"),
-    [
-        ("0::/job/step\n", "job/step/memory.events", "low 0\noom 3\noom_kill 2\n"),
-        ("5:cpu:/x\n4:memory:/job/step\n0::/\n", "memory/job/step/memory.oom_control", "under_oom 0\noom_kill 2\n"),
-    ],
-    ids=["v2", "v1"],
-)
-def test_kills_for_memory_are_counted(tmp_path, own, counter, text):
-    (tmp_path / "own").write_text(own)
-    assert task.oom_kills(tmp_path, tmp_path / "own") == 0
-    path = tmp_path / counter
-    path.parent.mkdir(parents=True)
-    path.write_text(text)
-    assert task.oom_kills(tmp_path, tmp_path / "own") == 2
-
-
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be pinned here")
 def test_tasks_keep_to_cores_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(task.tempfile, "gettempdir", lambda: str(tmp_path))

@@ -7,8 +7,8 @@ import pytest
 
 from cnnjax.data.catalog import DataConfig, load
 from cnnjax.sweep.bundle import signature
+from cnnjax.sweep.execution import Execution
 from cnnjax.sweep.plan import plan, points
-from cnnjax.sweep.session import Execution
 from cnnjax.sweep.store import Store
 from cnnjax.sweep.work import Job, Settings
 from cnnjax.train.program import Driver
@@ -53,10 +53,9 @@ def jobs(spec):
 
 @pytest.fixture(scope="session")
 def settings(fingerprint):
-    """``settings(directory, **changes)``: of a sweep; the data ELSEWHERE are said to have changed."""
-    return lambda directory, **changes: Settings(
-        directory, {DataConfig(): fingerprint, ELSEWHERE: "changed"}, **changes
-    )
+    """``settings(directory, failed=None, **execution)``: of a sweep; the data ELSEWHERE are said to have changed."""
+    fingerprints = {DataConfig(): fingerprint, ELSEWHERE: "changed"}
+    return lambda directory, failed=None, **execution: Settings(directory, fingerprints, Execution(**execution), failed)
 
 
 @pytest.fixture(scope="session")

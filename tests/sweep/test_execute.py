@@ -93,6 +93,7 @@ import jax
 from cnnjax.data.catalog import DataConfig, load
 from cnnjax.data.feed import Feed
 from cnnjax.sweep.execute import on_devices
+from cnnjax.sweep.execution import Execution
 from cnnjax.sweep.grid import product
 from cnnjax.sweep.plan import plan, points
 from cnnjax.sweep.store import Store
@@ -116,7 +117,7 @@ for device in devices:
 
 def rows(devices):
     directory = root / str(len(devices))
-    on_devices(jobs, Settings(directory, {DataConfig(): digits.fingerprint}), lambda news: None, devices)
+    on_devices(jobs, Settings(directory, {DataConfig(): digits.fingerprint}, Execution()), lambda news: None, devices)
     return [Store(directory).read(point.run_id) for point in made]
 
 def digests(rows):

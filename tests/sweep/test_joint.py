@@ -19,12 +19,13 @@ import json, sys, time
 from pathlib import Path
 import jax
 directory, (port, processes, process) = Path(sys.argv[1]), map(int, sys.argv[2:])
-from cnnjax.train import shard
+from cnnjax.train import peers
 if processes > 1:
-    shard.join(f"127.0.0.1:{port}", processes, process)
+    peers.join(f"127.0.0.1:{port}", processes, process)
 from cnnjax.data.catalog import DataConfig, load
 from cnnjax.sweep import execute, joint
 from cnnjax.sweep.bundle import signature
+from cnnjax.sweep.execution import Execution
 from cnnjax.sweep.grid import product
 from cnnjax.sweep.plan import plan, points
 from cnnjax.sweep.store import Store
@@ -38,7 +39,7 @@ def lead(run):
     made = points(spec, Hyper(dropout=0.2, train_size=300), product(l2=[0.0, 0.01]), [0])
     bundles = plan(made, "cpu", Driver("scan", 1, data=2)).bundles
     jobs = [Job(bundle, signature(bundle, 1, "cpu", "cpu")) for bundle in bundles]
-    settings = Settings(directory, {DataConfig(): load(DataConfig()).fingerprint}, checkpoint_seconds=0.0)
+    settings = Settings(directory, {DataConfig(): load(DataConfig()).fingerprint}, Execution(checkpoint_seconds=0.0))
     def listen(news):
         print(json.dumps([news.bundle.bundle_id, news.steps, news.finished]), flush=True)
         time.sleep(0.05)
@@ -47,12 +48,12 @@ def lead(run):
 
 if processes == 1:
     lead(execute.in_process)
-elif shard.leads():
+elif peers.leads():
     with joint.leading():
         lead(joint.jointly)
 else:
     joint.follow()
-shard.leave()
+peers.leave()
 """
 
 
@@ -127,7 +128,7 @@ def test_two_processes_one_of_which_is_killed_and_the_bits_of_one_process(timele
 
 def test_whoever_hears_nothing_gives_up(monkeypatch):
     said, over = [], threading.Event()
-    monkeypatch.setattr("cnnjax.train.shard.abandon", lambda reason: (said.append(reason), over.set()))
+    monkeypatch.setattr("cnnjax.train.peers.abandon", lambda reason: (said.append(reason), over.set()))
     with Watch(0.2) as watch:
         assert not over.wait(0.5)  # nothing is in training
         watch.news()
@@ -142,7 +143,7 @@ def test_the_others_are_let_go_however_it_ends(monkeypatch, how):
     from cnnjax.train.run import Interrupted
 
     orders = []
-    monkeypatch.setattr(joint.shard, "told", orders.append)
+    monkeypatch.setattr(joint.peers, "told", orders.append)
     error = Interrupted("stopped") if how == "is stopped" else RuntimeError("no")
     with pytest.raises(type(error)), joint.leading():
         raise error

@@ -9,8 +9,9 @@ import pytest
 from cnnjax.data.catalog import DataConfig
 from cnnjax.sweep import bundle as bundles
 from cnnjax.sweep import product, run
+from cnnjax.sweep.execution import Execution
 from cnnjax.sweep.plan import plan, points
-from cnnjax.sweep.session import Execution, Session
+from cnnjax.sweep.session import Session
 from cnnjax.train.program import Driver, program
 from cnnjax.train.run import Interrupted
 from cnnjax.train.spec import Hyper, digest

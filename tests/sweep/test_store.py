@@ -284,6 +284,20 @@ def test_a_fleet_looks_at_the_manifest_only(store):
         store.check(manifest("a", "b", threads=2), read_rows=False)
 
 
+def test_a_manifest_that_comes_while_a_sweep_looks_is_seen(tmp_path, monkeypatch):
+    store, looks = Store(tmp_path), Store._holds_results
+
+    def slowly(self):
+        store.open(manifest("a", "b"))
+        return looks(self)
+
+    monkeypatch.setattr(Store, "_holds_results", slowly)
+    store.check(manifest("a", "b"))
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(UsageError, match="holds results of a different configuration"):
+        store.check(manifest("c"))
+
+
 def test_processes_that_open_a_directory_at_once_see_each_other(tmp_path):
     """Eight sweeps, of two kinds, start in one new directory: one kind gets it, and the other is refused whole."""
     codes = []

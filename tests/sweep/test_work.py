@@ -6,11 +6,12 @@ import time
 import pytest
 
 from cnnjax.sweep import work as working
+from cnnjax.sweep.execution import Member
 from cnnjax.sweep.grid import product
 from cnnjax.sweep.lease import Leases
 from cnnjax.sweep.log import read
 from cnnjax.sweep.store import Store
-from cnnjax.sweep.work import Member, Worker, explained, work
+from cnnjax.sweep.work import Worker, explained, work
 from cnnjax.typing import UsageError
 
 ELSEWHERE = {"host": "another", "boot": "b", "namespace": "n", "pid": 1, "started": "1"}
@@ -54,18 +55,18 @@ def test_what_others_hold_is_left_to_them_in_a_fleet(three, settings, tmp_path, 
     begun = []
     lease = other.acquire(three[1].bundle.bundle_id)
     with lease.beating(1.0):
-        work(three, settings(tmp_path, fleet=True), Worker(), began=begun.append)
+        work(three, settings(tmp_path, member=Member()), Worker(), began=begun.append)
     assert begun == [three[0].bundle, three[2].bundle]
     assert lease.held()
 
 
-@pytest.mark.parametrize("fleet", [False, True])
+@pytest.mark.parametrize("member", [None, Member()])
 def test_the_bundle_of_a_silent_holder_is_taken_over(
-    fleet, three, settings, tmp_path, other, expected, rows_of, timeless
+    member, three, settings, tmp_path, other, expected, rows_of, timeless
 ):
     begun = []
     lost = other.acquire(three[0].bundle.bundle_id)
-    work(three, settings(tmp_path, lease_seconds=1.0, fleet=fleet), Worker(), began=begun.append)
+    work(three, settings(tmp_path, lease_seconds=1.0, member=member), Worker(), began=begun.append)
     assert begun == [three[1].bundle, three[2].bundle, three[0].bundle]
     assert timeless(rows_of(tmp_path, three)) == expected
     assert not lost.held()
@@ -99,7 +100,7 @@ def test_a_worker_whose_lease_was_taken_over_writes_nothing(three, settings, tmp
             until.enter_context(taken[1].beating(1.0))
 
     with until:
-        work(three[:1], settings(tmp_path, fleet=True, lease_seconds=50.0), Worker(), listen)
+        work(three[:1], settings(tmp_path, member=Member(), lease_seconds=50.0), Worker(), listen)
     assert taken[0] is None
     assert (taken[1].number, taken[1].held()) == (2, True)
     assert Store(tmp_path).done(p.run_id for p in bundle.points) == set()

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import flax.linen as nn
-import jax
 import numpy as np
 import pytest
 
@@ -248,46 +247,6 @@ def test_batch_norm_that_knows_of_no_devices_is_refused(digits, mlp):
 def test_a_bad_driver_is_refused_before_anything_is_loaded(mlp, driver, message):
     with pytest.raises(UsageError, match=message):
         plan(points(mlp, Hyper(), NOTHING, [0]), "cpu", driver)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (("localhost:1", None, None), "coordinator, processes and process belong together"),
-        ((None, 2, 0), "belong together"),
-        (("localhost:1", 2, 2), "process=2 must be from 0 to 1"),
-        (("localhost", 2, 1), "coordinator='localhost' must be HOST:PORT"),
-    ],
-)
-def test_numbers_that_make_no_sense_join_nothing(given, message):
-    with pytest.raises(UsageError, match=message):
-        shard.join(*given)
-    assert not jax.distributed.is_initialized()
-
-
-def test_a_process_alone_agrees_with_itself():
-    value = {"a": [1, 2]}
-    assert shard.told(value) is value
-    shard.agree(value, "the end")
-    assert shard.leads()
-    question = lambda: True  # noqa: E731
-    assert shard.any_of(question) is question
-
-
-def test_a_checkpoint_counts_only_with_the_commits_of_all(tmp_path):
-    arrays = {"w": np.arange(3.0)}
-    digest = shard.tree.digest(arrays)
-    commits = [tmp_path / f"5.commit-{process}" for process in (0, 1)]
-    for process, path in enumerate(commits):
-        path.write_text(json.dumps({"process": process, "processes": 2, "digest": digest}))
-    assert shard._uncommitted(tmp_path, 5, arrays, 2) is None
-    assert "another state" in str(shard._uncommitted(tmp_path, 5, {"w": np.arange(1.0, 4.0)}, 2))
-    assert "another state" in str(shard._uncommitted(tmp_path, 5, arrays, 3))  # of two, not of three
-    commits[1].write_text("{")
-    assert shard._uncommitted(tmp_path, 5, arrays, 2) == "process 1 of 2 has not committed it"
-    commits[1].unlink()
-    assert shard._uncommitted(tmp_path, 5, arrays, 2) == "process 1 of 2 has not committed it"
-    assert shard._uncommitted(tmp_path, 5, arrays, 1) is None
 
 
 def test_the_default_driver_names_what_it_named_before():

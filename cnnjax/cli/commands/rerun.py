@@ -153,8 +153,9 @@ def again(point: "Point", made: Mapping[str, Any], directory: Path) -> "Row":
     """
     import jax
 
+    from cnnjax.sweep.execution import Execution
     from cnnjax.sweep.plan import plan
-    from cnnjax.sweep.session import Execution, Session
+    from cnnjax.sweep.session import Session
     from cnnjax.train.program import Driver
     from cnnjax.train.spec import to_json
 

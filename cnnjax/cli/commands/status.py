@@ -4,8 +4,8 @@
 
 DIR is the directory of a sweep, or a folder of several, such as runs. It is read, never written, so any machine that
 sees it can ask. A worker renews its lease all the time; one whose lease is stale is lost, and the next worker takes its
-runs over. The end is forecast from the seconds of the runs that are done. Rows are looked at, not checked to the bit:
-cnnjax compare reads them whole.
+runs over. (Its age is told by the clock of this machine; the workers compare no clocks.) The end is forecast from the
+seconds of the runs that are done. Rows are looked at, not checked to the bit: cnnjax compare reads them whole.
 
 With --follow the table is renewed until all is done; where the output is no terminal, a line is printed when something
 has changed.
