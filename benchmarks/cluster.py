@@ -1,9 +1,10 @@
 """Does a cluster lose or double a run, and what does its coordination cost?
 
 A simulated cluster: every worker is a thread of this process that executes the real loop of a worker (``sweep.work``)
-on one real directory; only the training is replaced, by a short sleep and a row that is a function of the run. Workers
-die in the middle of a run (no release, no more beats; another one takes their place), freeze for longer than
-their lease and then go on, and meet errors. At the end every run must have exactly one row, with the right content.
+on one real directory; only the training is replaced, by a short sleep and a row that is a function of the run. Between
+sleeps ``AT_ONCE`` of them run at a time, for a thousand threads that fight over one interpreter would measure just
+that. Workers die in the middle of a run (no release, no more beats; another one takes their place), freeze for longer
+than their lease and then go on, and meet errors. At the end every run must have exactly one row, of the right content.
 
   python -m benchmarks.cluster                       1,000 workers, 100,000 runs; minutes
   python -m benchmarks.cluster --workers=50 --runs=2000
@@ -16,9 +17,11 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from benchmarks.measure import machine, record
+from cnnjax import process
 from cnnjax.data.catalog import DataConfig, describe
 from cnnjax.sweep import lease, log, work
 from cnnjax.sweep.bundle import LeaseLost
@@ -32,6 +35,7 @@ from cnnjax.train.spec import Hyper, Spec, digest
 DIES, FREEZES, FAILS = 0.02, 0.005, 0.005  # chance for each run
 LEASE_SECONDS = 6.0
 RUN_SECONDS = 0.2  # on average
+AT_ONCE = 2
 
 
 class Died(BaseException):
@@ -45,13 +49,15 @@ class Cluster:
         self.directory, self.workers = directory, workers
         self.random = random.Random(seed)
         self.events: Counter[str] = Counter()
-        self.lock = threading.Lock()
+        self.lock, self.turns = threading.Lock(), threading.BoundedSemaphore(AT_ONCE)
         self.silent: set[Any] = set()  # leases of the dead and the frozen: no beat, no release
         spec = Spec(model="mlp", model_fields=(("hidden", (2,)),), steps=1)
         info = describe(DataConfig())
         made = points(spec, Hyper(), NOTHING, range(runs))
         self.jobs = [work.Job(Bundle(spec, info, Driver(), 1, (point,)), {"threads": 1}) for point in made]
         self.ids = [point.run_id for point in made]
+        for job in self.jobs:  # now: threads that ask for it first would wait for one another, as processes do not
+            assert job.bundle.bundle_id
         execution = Execution(lease_seconds=LEASE_SECONDS, member=Member())
         self.settings = work.Settings(directory, {DataConfig(): ""}, execution)
 
@@ -59,11 +65,18 @@ class Cluster:
         """All workers, until none has anything left to do; then again, as a user would, until nothing is missing."""
         while len(Store(self.directory).done(self.ids)) < len(self.jobs):
             self.events["fleets"] += 1
+            self.settings = self.settings._replace(failed=Store(self.directory).failures())  # tried again
             threads = [threading.Thread(target=self.serve, args=(number,)) for number in range(self.workers)]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
+
+    def sleep(self, seconds: float) -> None:
+        """Lets other workers run meanwhile."""
+        self.turns.release()
+        time.sleep(seconds)
+        self.turns.acquire()
 
     def note(self, event: str) -> None:
         """Counts it."""
@@ -75,7 +88,8 @@ class Cluster:
         worker = work.Worker(number, Member(number, self.workers))
         while True:
             try:
-                return work.work(self.jobs, self.settings, worker)
+                with self.turns:
+                    return work.work(self.jobs, self.settings, worker)
             except Died:
                 self.note("deaths")
 
@@ -85,14 +99,14 @@ class Cluster:
         """In the place of ``run_bundle``."""
         self.note("executions")
         fate, (point,), held = self.random.random(), bundle.points, options["may_write"].__self__
-        time.sleep(self.random.uniform(0.0, 2 * RUN_SECONDS))
+        self.sleep(self.random.uniform(0.0, 2 * RUN_SECONDS))
         if fate < DIES:
             self.silent.add(held)
             raise Died
         if fate < DIES + FREEZES:
             self.note("frozen")
             self.silent.add(held)
-            time.sleep(2 * LEASE_SECONDS)
+            self.sleep(2 * LEASE_SECONDS)
             self.silent.remove(held)
         elif fate < DIES + FREEZES + FAILS:
             self.note("errors")
@@ -117,18 +131,19 @@ def content(run: str) -> dict[str, Any]:
 def simulate(directory: Path, workers: int, runs: int, seed: int = 0) -> dict[str, Any]:
     """What came of it, and the time it took."""
     cluster = Cluster(directory, workers, runs, seed)
-    real = work.run_bundle, lease.Lease.release, lease.Lease.beat
+    real = work.run_bundle, work.time, process.identity, lease.Lease.release, lease.Lease.beat
 
     def unless_silent(method: Any) -> Any:
         return lambda held: None if held in cluster.silent else method(held)
 
     started, processor = time.perf_counter(), time.process_time()
-    lease.Lease.release, lease.Lease.beat = map(unless_silent, real[1:])  # type: ignore[method-assign]
-    work.run_bundle = cluster.train
+    lease.Lease.release, lease.Lease.beat = map(unless_silent, real[3:])  # type: ignore[method-assign]
+    work.run_bundle, process.identity = cluster.train, lambda: {"host": "another", "pid": 1}  # only silence tells
+    work.time = SimpleNamespace(monotonic=time.monotonic, sleep=cluster.sleep)  # type: ignore[assignment]
     try:
         cluster.run()
     finally:
-        work.run_bundle, lease.Lease.release, lease.Lease.beat = real  # type: ignore[method-assign]
+        work.run_bundle, work.time, process.identity, lease.Lease.release, lease.Lease.beat = real  # type: ignore[method-assign]
     seconds, processor = time.perf_counter() - started, time.process_time() - processor
     store, ids = Store(directory), cluster.ids
     wrong = [run for run in ids if any(store.read(run)[name] != value for name, value in content(run).items())]
@@ -144,6 +159,7 @@ def simulate(directory: Path, workers: int, runs: int, seed: int = 0) -> dict[st
         "runs done twice, by the logs": sum(count > 1 for count in done.values()),
         **{name: cluster.events[name] for name in ("deaths", "frozen", "late writes refused", "errors", "fleets")},
         "executions per run": cluster.events["executions"] / runs,
+        "at once": AT_ONCE,
         "seconds": seconds,
         "milliseconds of processor for each run": 1000 * processor / runs,
     }

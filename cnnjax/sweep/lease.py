@@ -102,7 +102,8 @@ class Leases:
         self._clock = clock
         self._holder = process.identity() if holder is None else holder
         self._seen: dict[str, tuple[int, float]] = {}  # file -> its time, and when it was first seen to have it
-        self._beating: set[str] = set()  # files whose time was seen to change
+        self._beating: set[str] = set()  # bundles whose holder's time was seen to change
+        self._holders: dict[str, tuple[int, dict[str, Any]]] = {}  # file -> its number on the disk, and what it says
 
     def acquire(self, bundle: str, **about: Any) -> Lease | None:
         """The lease of a bundle, or None where another worker has it.
@@ -153,8 +154,7 @@ class Leases:
 
     def lively(self, bundles: Collection[str]) -> list[str]:
         """Those bundles whose holders were seen to beat: it takes a while to know."""
-        last = self._last(bundles)
-        return [bundle for bundle in last if f"{bundle}.{last[bundle]}" in self._beating]
+        return [bundle for bundle in bundles if bundle in self._beating]
 
     def anyone(self) -> bool:
         """Whether any worker, this one too, holds a lease that has not run out."""
@@ -188,18 +188,21 @@ class Leases:
         return [(bundle, int(number)) for bundle, _, number in split if bundle and number.isdigit()]
 
     def _run_out(self, name: str) -> bool:
-        path = self.directory / name
         try:
-            touched = path.stat().st_mtime_ns
-            holder = _record_of(path)
+            about = os.stat(self.directory / name)
+            file, holder = self._holders.get(name, (None, {}))
+            if file != about.st_ino:  # one that has not been read yet
+                holder = _record_of(self.directory / name)
+                self._holders[name] = about.st_ino, holder
+            if holder and process.gone(holder) and process.gone(_record_of(self.directory / name)):  # numbers come back
+                return True
         except OSError:  # released in this moment: the next look tells
             return False
-        if holder and process.gone(holder):
-            return True
+        touched = about.st_mtime_ns
         seen, since = self._seen.get(name, (None, 0.0))
         if touched != seen:
             if seen is not None:
-                self._beating.add(name)
+                self._beating.add(name.rpartition(".")[0])
             self._seen[name] = (touched, self._clock())
             return False
         return self._clock() - since >= max(self.seconds, holder.get("seconds", 0.0))
@@ -208,6 +211,7 @@ class Leases:
 def _record_of(path: Path) -> dict[str, Any]:
     """What a lease says of its holder; nothing where it was damaged, such as by copying half of a directory."""
     with contextlib.suppress(ValueError):
-        found = json.loads(path.read_text())
+        with open(path, "rb", buffering=0) as file:  # it is short, and there may be thousands
+            found = json.loads(file.read())
         return found if isinstance(found, dict) else {}
     return {}

@@ -6,6 +6,7 @@ say what is done, leases what is being done. Nobody hands out work, so nobody's 
 
 import errno
 import os
+import random
 import time
 import traceback
 from collections import deque
@@ -25,6 +26,7 @@ from cnnjax.train.spec import digest
 from cnnjax.typing import UsageError
 
 LOOK_SECONDS = 0.2  # least time between two looks at what all the others have done
+WATCHED = 32  # leases that one worker looks at, at a time: where a thousand watch, all are watched
 LOOK_SHARE = 20  # a look is followed by so many times its own length without one: a long listing is for few
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 PROGRESS_SECONDS = 2.0  # between two lines of the log that say how far a bundle is
@@ -145,7 +147,7 @@ class _Work:
     ):
         self.settings, self.worker, self.listen, self.should_stop = settings, worker, listen, should_stop
         self.store, self.leases, self.log = store, leases, log
-        self.runs = [point.run_id for job in jobs for point in job.bundle.points]
+        self.left = [point.run_id for job in jobs for point in job.bundle.points]
         self.waiting: dict[Any, deque[Job]] = {}  # by program, so that each worker compiles few
         first, before = len(jobs) * worker.member.number // worker.member.of, None
         for job in (*jobs[first:], *jobs[:first]):
@@ -154,8 +156,9 @@ class _Work:
             queue.append(job)
             before = job
         self.compiled: set[Any] = set()
-        self.held: list[Job] = []
-        self.done: set[str] = set()  # runs, as of the last look
+        self.held: list[Job] = []  # by others
+        self.doubtful: list[str] = []  # those of them whose holders have not been seen to live
+        self.done: set[str] = set()  # runs, as of the last look; the others are ``left``
         self.taken: set[str] = set()  # bundles, as of the last look
         self.next_look = 0.0
         self.met = False  # somebody else's work since then
@@ -164,13 +167,12 @@ class _Work:
     def run(self, began: Callable[[Bundle], None], failed: Callable[[Failure], None], skip: Container[str]) -> None:
         while (job := self._next()) is not None:
             bundle = job.bundle
-            if bundle.bundle_id in skip or self._failed_elsewhere(bundle):
-                continue
-            if self._is_done(bundle):
-                self._meet(bundle)
+            if bundle.bundle_id in skip:
                 continue
             if bundle.bundle_id in self.taken:
                 self.held.append(job)
+                continue
+            if self._over(bundle):
                 continue
             lease = self.leases.acquire(bundle.bundle_id, program=_name(_program(job)), runs=_runs(bundle))
             if lease is None:
@@ -191,24 +193,46 @@ class _Work:
         while True:
             if self.should_stop():
                 raise Interrupted("stopped")
-            if self.met:
+            if self.met and (self.waiting or len(self.held) > WATCHED):
                 self._look()
             if (program := self._program()) is not None:
                 return self.waiting[program].popleft()
-            self._look()
-            self.held = [job for job in self.held if not self._over(job.bundle)]
-            held, began = {job.bundle.bundle_id: job for job in self.held}, time.monotonic()
-            if lost := self.leases.lost(held):
-                self.taken.discard(lost[0])
-                self.held.remove(held[lost[0]])
-                return held[lost[0]]
-            if not held:
-                return None
-            if self.settings.execution.member and len(self.leases.lively(held)) == len(held):
-                return None  # all in the hands of workers that live
+            began, held = time.monotonic(), len(self.held)
+            if (lost := self._lost()) is not None:
+                return lost
+            if not self.held or (self.settings.execution.member and not self.doubtful):
+                return None  # all are done, or, in a fleet, in the hands of workers that live
+            if len(self.held) < held:
+                continue
             until = time.monotonic() + _pause(began)
             while time.monotonic() < until and not self.should_stop():
                 time.sleep(LOOK_SECONDS)
+
+    def _lost(self) -> Job | None:
+        """One of the held bundles whose holder is lost, or has given it back undone.
+
+        They are watched a few at a time, first those whose holders have not been seen to live.
+        """
+        held = {job.bundle.bundle_id: job for job in self.held}
+        for bundle in [bundle for bundle, job in held.items() if self.done.issuperset(_runs(job.bundle))]:
+            self._meet(held.pop(bundle).bundle)
+        lively = set(self.leases.lively(held))
+        self.doubtful = [bundle for bundle in held if bundle not in lively]
+        watched = [held.pop(bundle) for bundle in (self.doubtful or list(held))[:WATCHED]]
+        lost = set(self.leases.lost([job.bundle.bundle_id for job in watched]))
+        free = [job for job in watched if job.bundle.bundle_id in lost and not self._over(job.bundle)]
+        chosen = random.choice(free) if free else None  # a thousand that all take the first get in each other's way
+        self.held = [*held.values(), *(job for job in watched if job.bundle.bundle_id not in lost)]
+        self.held += [job for job in free if job is not chosen]
+        self.taken -= lost
+        return chosen
+
+    def _over(self, bundle: Bundle) -> bool:
+        """Whether others have done it, or have tried and failed."""
+        if self._is_done(bundle):
+            self._meet(bundle)
+            return True
+        return self._failed_elsewhere(bundle)
 
     def _program(self) -> Any:
         """Whose bundle is next."""
@@ -218,8 +242,8 @@ class _Work:
             if not jobs:
                 del self.waiting[program]
         mine = next((program for program in self.waiting if program in self.compiled), None)
-        if mine is not None or not self.waiting:
-            return mine
+        if mine is not None or len(self.waiting) <= 1:
+            return mine or next(iter(self.waiting), None)
         others = {holder.get("program") for holder in self.leases.holders().values()}
         return next((p for p in self.waiting if _name(p) not in others), next(iter(self.waiting)))
 
@@ -227,16 +251,15 @@ class _Work:
         """Lists what all have done and what they are on, if the last look was not just now."""
         if (began := time.monotonic()) >= self.next_look:
             self.taken = self.leases.taken()  # before the rows: what is in neither list was given back undone
-            self.done, self.met = self.store.done(self.runs), False
+            self.done |= (found := self.store.done(self.left))
+            self.left = [run for run in self.left if run not in found] if found else self.left
+            self.met = False
             self.next_look = time.monotonic() + _pause(began)
 
     def _meet(self, bundle: Bundle) -> None:
         """Somebody else did this one."""
         self.met = True
         self.listen(Progress(self.worker.number, bundle, bundle.spec.steps, True, elsewhere=True))
-
-    def _over(self, bundle: Bundle) -> bool:
-        return self._is_done(bundle) or self._failed_elsewhere(bundle)
 
     def _is_done(self, bundle: Bundle) -> bool:
         return all(run in self.done or self.store.has(run) for run in _runs(bundle))

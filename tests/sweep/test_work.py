@@ -1,6 +1,7 @@
 """One worker among others, who are played by leases, rows and failures that appear beside it."""
 
 import contextlib
+import threading
 import time
 
 import pytest
@@ -58,6 +59,42 @@ def test_what_others_hold_is_left_to_them_in_a_fleet(three, settings, tmp_path, 
         work(three, settings(tmp_path, member=Member()), Worker(), began=begun.append)
     assert begun == [three[0].bundle, three[2].bundle]
     assert lease.held()
+
+
+def test_what_a_holder_finishes_while_others_wait_is_news(three, settings, tmp_path, other):
+    news, lease = [], other.acquire(three[0].bundle.bundle_id)
+
+    def end():
+        for point in three[0].bundle.points:
+            Store(tmp_path).write({"run_id": point.run_id, "by": "other"})
+        lease.release()
+
+    def listen(each):
+        news.append(each)
+        if len(news) == 1:
+            threading.Timer(1.0, end).start()
+
+    with lease.beating(1.0):
+        work(three[:2], settings(tmp_path), Worker(), listen)
+    assert [(each.bundle, each.elsewhere) for each in news if each.finished] == [
+        (three[1].bundle, False),
+        (three[0].bundle, True),
+    ]
+
+
+def test_of_many_that_others_hold_the_lost_ones_are_found(
+    three, settings, tmp_path, other, monkeypatch, expected, rows_of
+):
+    monkeypatch.setattr(working, "WATCHED", 1)
+    begun = []
+    for job in three:
+        other.acquire(job.bundle.bundle_id)
+    work(three, settings(tmp_path, lease_seconds=1.0), Worker(), began=begun.append)
+    assert {bundle.bundle_id for bundle in begun} == {job.bundle.bundle_id for job in three}
+    assert len(begun) == 3
+    assert [row["parameters_digest"] for row in rows_of(tmp_path, three)] == [
+        row["parameters_digest"] for row in expected
+    ]
 
 
 @pytest.mark.parametrize("member", [None, Member()])
