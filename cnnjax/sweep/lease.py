@@ -173,19 +173,19 @@ class Leases:
     def _last(self, bundles: Container[str] | None = None) -> dict[str, int]:
         """The number of the last lease of every bundle, or of those asked for, that has any."""
         last: dict[str, int] = {}
-        for bundle, number in self._numbers():
-            if bundles is None or bundle in bundles:
-                last[bundle] = max(number, last.get(bundle, 0))
+        for bundle, number in self._numbers(bundles):
+            last[bundle] = max(number, last.get(bundle, 0))
         return last
 
-    def _numbers(self) -> list[tuple[str, int]]:
-        """Bundle and number of every lease."""
+    def _numbers(self, bundles: Container[str] | None = None) -> list[tuple[str, int]]:
+        """Bundle and number of every lease, or of those of the bundles asked for."""
         try:
             names = os.listdir(self.directory)
         except FileNotFoundError:
             return []
         split = (name.rpartition(".") for name in names if not name.startswith("."))
-        return [(bundle, int(number)) for bundle, _, number in split if bundle and number.isdigit()]
+        wanted = split if bundles is None else (parts for parts in split if parts[0] in bundles)
+        return [(bundle, int(number)) for bundle, _, number in wanted if bundle and number.isdigit()]
 
     def _run_out(self, name: str) -> bool:
         try:
