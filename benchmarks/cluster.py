@@ -19,6 +19,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 from benchmarks.measure import machine, record
 from cnnjax import process
@@ -35,7 +36,7 @@ from cnnjax.train.spec import Hyper, Spec, digest
 DIES, FREEZES, FAILS = 0.02, 0.005, 0.005  # chance for each run
 LEASE_SECONDS = 6.0
 RUN_SECONDS = 0.2  # on average
-AT_ONCE = 2
+AT_ONCE = 2  # threads that run: more would wait for the interpreter, not for each other's work
 
 
 class Died(BaseException):
@@ -131,19 +132,19 @@ def content(run: str) -> dict[str, Any]:
 def simulate(directory: Path, workers: int, runs: int, seed: int = 0) -> dict[str, Any]:
     """What came of it, and the time it took."""
     cluster = Cluster(directory, workers, runs, seed)
-    real = work.run_bundle, work.time, process.identity, lease.Lease.release, lease.Lease.beat
 
     def unless_silent(method: Any) -> Any:
         return lambda held: None if held in cluster.silent else method(held)
 
     started, processor = time.perf_counter(), time.process_time()
-    lease.Lease.release, lease.Lease.beat = map(unless_silent, real[3:])  # type: ignore[method-assign]
-    work.run_bundle, process.identity = cluster.train, lambda: {"host": "another", "pid": 1}  # only silence tells
-    work.time = SimpleNamespace(monotonic=time.monotonic, sleep=cluster.sleep)  # type: ignore[assignment]
-    try:
+    with (
+        patch.object(work, "run_bundle", cluster.train),
+        patch.object(work, "time", SimpleNamespace(monotonic=time.monotonic, sleep=cluster.sleep)),
+        patch.object(process, "identity", lambda: {"host": "another", "pid": 1}),  # nobody sees that a process ended
+        patch.object(lease.Lease, "release", unless_silent(lease.Lease.release)),
+        patch.object(lease.Lease, "beat", unless_silent(lease.Lease.beat)),
+    ):
         cluster.run()
-    finally:
-        work.run_bundle, work.time, process.identity, lease.Lease.release, lease.Lease.beat = real  # type: ignore[method-assign]
     seconds, processor = time.perf_counter() - started, time.process_time() - processor
     store, ids = Store(directory), cluster.ids
     wrong = [run for run in ids if any(store.read(run)[name] != value for name, value in content(run).items())]

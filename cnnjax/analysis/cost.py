@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -57,12 +57,13 @@ def activations(model: nn.Module, image_shape: tuple[int, ...]) -> int:
 def _totals(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[int, int]:
     """Multiply-adds and outputs; kept, for to trace a deep network takes half a second, and a plan asks for both."""
     try:
-        return _kept_totals(model, image_shape)
+        hash(model)
     except TypeError:  # a network of one's own with a field that cannot be hashed
         return _kept_totals.__wrapped__(model, image_shape)
+    return _kept_totals(model, image_shape)
 
 
-@cache
+@lru_cache(maxsize=256)
 def _kept_totals(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[int, int]:
     found = list(products(trace(model, image_shape)))
     return sum(p.repeats * p.multiply_adds for p in found), sum(p.repeats * p.outputs for p in found)

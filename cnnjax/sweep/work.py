@@ -26,7 +26,7 @@ from cnnjax.train.spec import digest
 from cnnjax.typing import UsageError
 
 LOOK_SECONDS = 0.2  # least time between two looks at what all the others have done
-WATCHED = 32  # leases that one worker looks at, at a time: where a thousand watch, all are watched
+WATCHED = 256  # leases that one worker looks at, at a time
 LOOK_SHARE = 20  # a look is followed by so many times its own length without one: a long listing is for few
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 PROGRESS_SECONDS = 2.0  # between two lines of the log that say how far a bundle is
@@ -202,7 +202,7 @@ class _Work:
                 return lost
             if not self.held or (self.settings.execution.member and not self.doubtful):
                 return None  # all are done, or, in a fleet, in the hands of workers that live
-            if len(self.held) < held:
+            if len(self.held) < held <= WATCHED:  # of more, a look at all that are done tells sooner
                 continue
             until = time.monotonic() + _pause(began)
             while time.monotonic() < until and not self.should_stop():
@@ -211,20 +211,23 @@ class _Work:
     def _lost(self) -> Job | None:
         """One of the held bundles whose holder is lost, or has given it back undone.
 
-        They are watched a few at a time, first those whose holders have not been seen to live.
+        They are watched some at a time, first those known to be lost, then those not seen to live.
         """
         held = {job.bundle.bundle_id: job for job in self.held}
         for bundle in [bundle for bundle, job in held.items() if self.done.issuperset(_runs(job.bundle))]:
             self._meet(held.pop(bundle).bundle)
         lively = set(self.leases.lively(held))
         self.doubtful = [bundle for bundle in held if bundle not in lively]
-        watched = [held.pop(bundle) for bundle in (self.doubtful or list(held))[:WATCHED]]
-        lost = set(self.leases.lost([job.bundle.bundle_id for job in watched]))
-        free = [job for job in watched if job.bundle.bundle_id in lost and not self._over(job.bundle)]
-        chosen = random.choice(free) if free else None  # a thousand that all take the first get in each other's way
-        self.held = [*held.values(), *(job for job in watched if job.bundle.bundle_id not in lost)]
-        self.held += [job for job in free if job is not chosen]
-        self.taken -= lost
+        watched = {bundle: held.pop(bundle) for bundle in (self.doubtful or list(held))[:WATCHED]}
+        lost = self.leases.lost(watched)
+        random.shuffle(lost)  # a thousand that all take the first get in each other's way
+        chosen = None
+        while lost and chosen is None:
+            job = watched.pop(lost.pop())
+            chosen = None if self._over(job.bundle) else job
+        if chosen is not None:
+            self.taken.discard(chosen.bundle.bundle_id)
+        self.held = [*map(watched.pop, lost), *held.values(), *watched.values()]
         return chosen
 
     def _over(self, bundle: Bundle) -> bool:
