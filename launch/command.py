@@ -35,6 +35,7 @@ from typing import Any
 from absl import flags
 
 from cnnjax.cli.arguments import HELP, Arguments, help_lines
+from cnnjax.interrupt import Stopped, stoppable
 from cnnjax.typing import UsageError, unknown
 from launch import ray_cluster, request, slurm, submit, watch
 from launch.request import Request
@@ -226,7 +227,7 @@ def _launch(arguments: Arguments, asked: Request) -> int:
     placed = _placed(asked)
     cluster = _cluster(arguments.cluster, placed)
     try:
-        with watch.stoppable():
+        with stoppable():  # no Exception: submitit catches these where it asks the scheduler
             cluster.submit(list(range(placed.tasks)))
             jobs = f": {', '.join(cluster.ids())}" if cluster.ids() else ""
             say(f"{placed.tasks} tasks on {cluster.label}{jobs}; logs in {placed.logs}")
@@ -234,7 +235,7 @@ def _launch(arguments: Arguments, asked: Request) -> int:
                 _say_how_to_go_on(cluster, placed)
                 return 0
             states = watch.wait(cluster, placed.tasks, arguments.retries, say)
-    except watch.Stopped:
+    except Stopped:
         return _stop(arguments, cluster, placed)
     except RuntimeError as error:  # of submitit: sbatch, which took the job on trial, refuses it
         say(f"{cluster.label} refused: {' '.join(str(error).splitlines())}")

@@ -1,19 +1,12 @@
 """Waiting for a fleet: progress on a terminal, one line for each accident, another try for its task."""
 
 import collections
-import signal
 import time
 from collections.abc import Callable, Mapping
-from types import FrameType
-from typing import Any
 
 from launch.states import ACCIDENTS, COMPLETED, RUNNING, Cluster, State
 
 FIRST_LOOK, LAST_LOOK = 0.3, 15.0  # seconds between two looks: they grow, for a scheduler serves many
-
-
-class Stopped(BaseException):
-    """By Ctrl-C or SIGTERM to the launcher; no Exception, for submitit catches these where it asks the scheduler."""
 
 
 def wait(cluster: Cluster, tasks: int, retries: int, say: Callable[[str], None]) -> dict[int, State]:
@@ -72,20 +65,6 @@ def line(number: int, state: State) -> str:
     """A task that did not end well: number, state, why, and where to read more."""
     log = f"; log: {state.log}" if state.log else ""
     return f"task {number}: {state.name}{f', {state.detail}' if state.detail else ''}{log}"
-
-
-class stoppable:
-    """Within, Ctrl-C and SIGTERM raise ``Stopped``."""
-
-    def __enter__(self) -> None:
-        def stop(number: int, frame: FrameType | None) -> None:
-            raise Stopped
-
-        self.before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def __exit__(self, *exception: Any) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
 
 def failed(states: Mapping[int, State]) -> list[int]:

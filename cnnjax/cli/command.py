@@ -24,6 +24,7 @@ import sys
 
 from cnnjax import __version__
 from cnnjax.cli.arguments import HELP, Arguments, help_lines
+from cnnjax.interrupt import stoppable
 
 NOBODY_READS = 141  # what a shell says of a program that SIGPIPE has ended
 SUBCOMMANDS = {
@@ -54,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     label = f"cnnjax {name}" if name in SUBCOMMANDS else "cnnjax"
     try:
-        code = _run(name, rest)
+        with stoppable():
+            code = _run(name, rest)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # standard output went to a program that has ended, such as ``head``

@@ -14,10 +14,7 @@ import dataclasses
 import hashlib
 import json
 import math
-import signal
 import sys
-import threading
-from collections.abc import Iterator
 from operator import itemgetter
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +27,7 @@ from cnnjax.cli.flags import Flags
 from cnnjax.cli.progress import display
 from cnnjax.cli.source import source_session, train, trained
 from cnnjax.data.catalog import DataConfig
+from cnnjax.interrupt import stoppable
 from cnnjax.process import write_atomically
 from cnnjax.report.figures import Drawing, FigureSpec
 from cnnjax.sweep import bundle as bundles
@@ -61,7 +59,7 @@ def main(experiment: ModuleType | str, argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     name = Path(str(module.__file__)).stem
     try:
-        with _terminated_as_by_ctrl_c():
+        with stoppable():
             return _main(name, module, argv)
     except UsageError as error:
         print(f"{name}: {error}", file=sys.stderr)
@@ -76,19 +74,6 @@ def main(experiment: ModuleType | str, argv: list[str] | None = None) -> int:
     except RuntimeError as error:
         print(f"{name}: {error}\nFinished runs are kept; the same command tries the others again.", file=sys.stderr)
         return 1
-
-
-@contextlib.contextmanager
-def _terminated_as_by_ctrl_c() -> Iterator[None]:
-    """Within this context SIGTERM raises KeyboardInterrupt, so that it too leaves no half-written file."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _main(name: str, module: ModuleType, argv: list[str]) -> int:

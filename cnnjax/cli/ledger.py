@@ -17,6 +17,7 @@ from typing import Any
 
 from cnnjax.cli import evidence, experiment, missing
 from cnnjax.cli.evidence import Entry
+from cnnjax.interrupt import stoppable
 from cnnjax.report import gallery
 from cnnjax.report.gallery import NOT_RUN, RULE_CHANGED
 from cnnjax.report.table import VERDICT_STYLES, effect_text
@@ -32,7 +33,8 @@ def main(argv: list[str], description: str) -> int:
     options = parser.parse_args(argv)
     _check(parser, options)
     try:
-        return _main(options)
+        with stoppable():
+            return _main(options)
     except UsageError as error:
         print(f"experiments: {error}", file=sys.stderr)
         return 2

@@ -5,11 +5,11 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from cnnjax.interrupt import SIGNALS
 from cnnjax.sweep.execution import Member
 from cnnjax.sweep.work import Failure, Job, Listener, Settings, Worker, work
 from cnnjax.train.run import Interrupted
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)  # stop, and lose nothing
 STOP_SECONDS = 8.0  # that the others have to save their states in, once asked to stop
 
 

@@ -16,8 +16,9 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from cnnjax.interrupt import SIGNALS
 from cnnjax.process import oom_kills
-from cnnjax.sweep.execute import SIGNALS, STOP_SECONDS, check, handling, stopped
+from cnnjax.sweep.execute import STOP_SECONDS, check, handling, stopped
 from cnnjax.sweep.execution import Member
 from cnnjax.sweep.plan import Bundle
 from cnnjax.sweep.store import Store
