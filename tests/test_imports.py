@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOUNDATION = ("rng", "tree", "typing", "image", "tables", "process", "__version__")
+FOUNDATION = ("rng", "tree", "typing", "image", "tables", "process", "interrupt", "__version__")
 LAYERS = ("ops", "nn", "augment", "losses", "metrics", "stats", "data")
 MODELS = (*FOUNDATION, *LAYERS, "models", "analysis", "weights")
 
@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "image": FOUNDATION,
     "tables": FOUNDATION,
     "process": FOUNDATION,
+    "interrupt": FOUNDATION,
     "ops": FOUNDATION,
     "nn": (*FOUNDATION, "ops"),
     "augment": (*FOUNDATION, "ops"),
@@ -40,7 +41,7 @@ MAY_IMPORT = {
 }
 
 # The same for what lies beside cnnjax and may not import all of it.
-BESIDE = {"launch": ("cnnjax.cli", "cnnjax.process", "cnnjax.sweep", "cnnjax.typing", "launch")}
+BESIDE = {"launch": ("cnnjax.cli", "cnnjax.interrupt", "cnnjax.process", "cnnjax.sweep", "cnnjax.typing", "launch")}
 
 # Together they take seconds to import, and most commands need none of them.
 SLOW = {

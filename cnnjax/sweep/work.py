@@ -27,7 +27,6 @@ from cnnjax.typing import UsageError
 
 LOOK_SECONDS = 0.2  # least time between two looks at what all the others have done
 WATCHED = 256  # leases that one worker looks at, at a time
-LISTED = 100  # rows that are listed in the time of asking a shared filesystem for one: a list is for many questions
 LOOK_SHARE = 20  # a look is followed by so many times its own length without one: a long listing is for few
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 PROGRESS_SECONDS = 2.0  # between two lines of the log that say how far a bundle is
@@ -162,7 +161,7 @@ class _Work:
         self.done: set[str] = set()  # runs, as of the last look; the others are ``left``
         self.taken: set[str] = set()  # bundles, as of the last look
         self.next_look = 0.0
-        self.runs, self.met = len(self.left), 0  # how often it met others' work since rows were listed
+        self.met = False  # somebody else's work since then
         self.failed_before = store.failures() if settings.failed is None else settings.failed
 
     def run(self, began: Callable[[Bundle], None], failed: Callable[[Failure], None], skip: Container[str]) -> None:
@@ -177,7 +176,7 @@ class _Work:
                 continue
             lease = self.leases.acquire(bundle.bundle_id, program=_name(_program(job)), runs=_runs(bundle))
             if lease is None:
-                self.met += 1
+                self.met = True
                 self.held.append(job)
                 continue
             try:
@@ -234,7 +233,6 @@ class _Work:
     def _over(self, bundle: Bundle) -> bool:
         """Whether others have done it, or have tried and failed."""
         if self._is_done(bundle):
-            self.met += 1
             self._meet(bundle)
             return True
         return self._failed_elsewhere(bundle)
@@ -253,18 +251,17 @@ class _Work:
         return next((p for p in self.waiting if _name(p) not in others), next(iter(self.waiting)))
 
     def _look(self) -> None:
-        """Lists what all are on, and, where it is worth it, what all have done, if the last look was not just now."""
+        """Lists what all have done and what they are on, if the last look was not just now."""
         if (began := time.monotonic()) >= self.next_look:
-            if self.waiting:
-                self.taken = self.leases.taken()  # before the rows: what is in neither list was given back undone
-            if self.met * LISTED >= self.runs:
-                self.done |= (found := self.store.done(self.left))
-                self.left = [run for run in self.left if run not in found] if found else self.left
-                self.met = 0
+            self.taken = self.leases.taken()  # before the rows: what is in neither list was given back undone
+            self.done |= (found := self.store.done(self.left))
+            self.left = [run for run in self.left if run not in found] if found else self.left
+            self.met = False
             self.next_look = time.monotonic() + _pause(began)
 
     def _meet(self, bundle: Bundle) -> None:
         """Somebody else did this one."""
+        self.met = True
         self.listen(Progress(self.worker.number, bundle, bundle.spec.steps, True, elsewhere=True))
 
     def _is_done(self, bundle: Bundle) -> bool:
