@@ -11,10 +11,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """By Ctrl-C or SIGTERM.
+    """By Ctrl-C or SIGTERM; no Exception, for libraries catch these where this has to pass.
 
-    A class of its own, for when KeyboardInterrupt itself passes through ``exec`` of a text, as where a module with
-    dataclasses is imported, ``python -m`` ends by SIGINT, whatever code the program returns.
+    Not KeyboardInterrupt itself: where that passes through ``exec`` of a text, as in importing a module with
+    dataclasses, ``python -m`` ends by SIGINT, whatever exit code the program then chooses.
     """
 
 

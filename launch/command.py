@@ -227,7 +227,7 @@ def _launch(arguments: Arguments, asked: Request) -> int:
     placed = _placed(asked)
     cluster = _cluster(arguments.cluster, placed)
     try:
-        with stoppable():  # no Exception: submitit catches these where it asks the scheduler
+        with stoppable():
             cluster.submit(list(range(placed.tasks)))
             jobs = f": {', '.join(cluster.ids())}" if cluster.ids() else ""
             say(f"{placed.tasks} tasks on {cluster.label}{jobs}; logs in {placed.logs}")

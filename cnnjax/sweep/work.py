@@ -26,7 +26,7 @@ from cnnjax.train.spec import digest
 from cnnjax.typing import UsageError
 
 LOOK_SECONDS = 0.2  # least time between two looks at what all the others have done
-WATCHED = 256  # leases that one worker looks at, at a time
+WATCHED = 256  # leases that one worker looks at, at a time: on a shared filesystem each is a question
 LOOK_SHARE = 20  # a look is followed by so many times its own length without one: a long listing is for few
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 PROGRESS_SECONDS = 2.0  # between two lines of the log that say how far a bundle is
