@@ -12,11 +12,13 @@ with other arrays, is refused: to go on from an older one, or from the start, wo
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import logging
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -127,6 +129,7 @@ def _check_room(directory: Path, arrays: Any) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the log of Orbax, which tells of an error in pages before it raises it; for one thread at a time."""
+    _drop_late_reports()
     orbax = logging.getLogger("absl")
     with _saving:
         before, orbax.disabled = orbax.disabled, True
@@ -134,6 +137,21 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             orbax.disabled = before
+
+
+@functools.cache
+def _drop_late_reports() -> None:
+    """Where one of Orbax's writes fails, it closes its event loop, and threads still writing cannot report to it.
+
+    These belong to TensorStore, not to Python, and print that as a traceback of its own, beside the error raised.
+    """
+    before = sys.unraisablehook
+
+    def hook(report: Any) -> None:
+        if (report.exc_type, str(report.exc_value), report.object) != (RuntimeError, "Event loop is closed", None):
+            before(report)
+
+    sys.unraisablehook = hook
 
 
 def _write(path: Path, record: Mapping[str, Any], arrays: Any) -> None:
