@@ -56,7 +56,7 @@ def jointly(jobs: Sequence[Job], settings: Settings, listen: Listener, stall_sec
     """
     settings = settings._replace(directory=settings.directory.resolve())
     failed = Store(settings.directory).failures()
-    jobs = sorted(jobs, key=lambda job: any(point.run_id in failed for point in job.bundle.points))
+    jobs = sorted(jobs, key=lambda job: any(run in failed for run in job.bundle.runs))
     interrupted = threading.Event()
     by_id = {job.bundle.bundle_id: job for job in jobs}
 

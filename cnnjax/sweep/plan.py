@@ -56,10 +56,19 @@ class Bundle:
         return self.image_cost * self.spec.batch_size * self.spec.steps * self.driver.members
 
     @cached_property
+    def runs(self) -> tuple[str, ...]:
+        """The ids of its runs."""
+        return tuple(point.run_id for point in self.points)
+
+    @cached_property
     def bundle_id(self) -> str:
         """Names the bundle: the same for the same runs under the same driver."""
-        driver = list(self.driver.of_state().values())
-        return digest({"runs": [point.run_id for point in self.points], "driver": driver})
+        return digest({"runs": list(self.runs), "driver": list(self.driver.of_state().values())})
+
+    @cached_property
+    def program_id(self) -> str:
+        """Names its training program: the same where nothing has to be compiled anew."""
+        return digest({"spec": self.spec, "driver": list(self.driver)})
 
     def padded(self) -> list[Point]:
         """One point for each member: the last one is repeated to fill the bundle, its copies dropped later."""

@@ -134,7 +134,7 @@ class Session:
     def pending(self) -> list[Bundle]:
         """The bundles without all of their finished runs; none where all are done."""
         done = self.done()
-        return [b for b in self.plan.bundles if not all(point.run_id in done for point in b.points)]
+        return [bundle for bundle in self.plan.bundles if not done.issuperset(bundle.runs)]
 
     def done(self) -> set[str]:
         """The runs that have a row."""

@@ -162,9 +162,9 @@ class _Supervisor:
             return
         times = f" ({self.deaths[bundle]} times)" if worker.may_retry else ""
         reason = f"its worker process was {worker.death()}{times}"
-        for point in job.bundle.points:
-            if not self.store.has(point.run_id):
-                self.store.fail(point.run_id, reason, worker=f"{os.uname().nodename}-{worker.process.pid}")
+        for run in job.bundle.runs:
+            if not self.store.has(run):
+                self.store.fail(run, reason, worker=f"{os.uname().nodename}-{worker.process.pid}")
         self.failures.append(Failure(job, reason))
 
 

@@ -5,12 +5,13 @@ say what is done, leases what is being done. Nobody hands out work, so nobody's 
 """
 
 import errno
+import itertools
 import os
 import random
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +23,12 @@ from cnnjax.sweep.log import Log
 from cnnjax.sweep.plan import Bundle
 from cnnjax.sweep.store import Store
 from cnnjax.train.run import Interrupted
-from cnnjax.train.spec import digest
 from cnnjax.typing import UsageError
 
-LOOK_SECONDS = 0.2  # least time between two looks at what all the others have done
+LOOK_SECONDS = 0.2  # least time between two looks at what all the others are on
 WATCHED = 256  # leases that one worker looks at, at a time: on a shared filesystem each is a question
-LOOK_SHARE = 20  # a look is followed by so many times its own length without one: a long listing is for few
+LOOK_SHARE = 20  # a look is followed by so many times its own length without one
+LISTINGS = 50  # how often one worker lists the rows of a whole sweep, at most: it may have a hundred thousand
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 PROGRESS_SECONDS = 2.0  # between two lines of the log that say how far a bundle is
 
@@ -147,21 +148,21 @@ class _Work:
     ):
         self.settings, self.worker, self.listen, self.should_stop = settings, worker, listen, should_stop
         self.store, self.leases, self.log = store, leases, log
-        self.left = [point.run_id for job in jobs for point in job.bundle.points]
-        self.waiting: dict[Any, deque[Job]] = {}  # by program, so that each worker compiles few
+        self.bundles, self.left = len(jobs), [run for job in jobs for run in job.bundle.runs]
+        self.waiting: dict[str, deque[Job]] = {}  # by program, so that each worker compiles few
         first, before = len(jobs) * worker.member.number // worker.member.of, None
         for job in (*jobs[first:], *jobs[:first]):
             if before is None or job.bundle.spec is not before.bundle.spec or job.bundle.driver != before.bundle.driver:
-                queue = self.waiting.setdefault(_program(job), deque())  # hashing a Spec takes its time
+                queue = self.waiting.setdefault(job.bundle.program_id, deque())  # a digest takes its time
             queue.append(job)
             before = job
-        self.compiled: set[Any] = set()
+        self.compiled: set[str] = set()
         self.held: list[Job] = []  # by others
         self.doubtful: list[str] = []  # those of them whose holders have not been seen to live
-        self.done: set[str] = set()  # runs, as of the last look; the others are ``left``
+        self.done: set[str] = set()  # runs, as of the last listing; the others are ``left``
+        self.met = 0  # bundles that were asked for since then, and that others had done or taken
         self.taken: set[str] = set()  # bundles, as of the last look
         self.next_look = 0.0
-        self.met = False  # somebody else's work since then
         self.failed_before = store.failures() if settings.failed is None else settings.failed
 
     def run(self, began: Callable[[Bundle], None], failed: Callable[[Failure], None], skip: Container[str]) -> None:
@@ -174,16 +175,16 @@ class _Work:
                 continue
             if self._over(bundle):
                 continue
-            lease = self.leases.acquire(bundle.bundle_id, program=_name(_program(job)), runs=_runs(bundle))
+            lease = self.leases.acquire(bundle.bundle_id, program=bundle.program_id, runs=bundle.runs)
             if lease is None:
-                self.met = True
+                self.met += 1
                 self.held.append(job)
                 continue
             try:
                 with lease.beating(self.settings.execution.lease_seconds):
                     if not self._is_done(bundle):  # its last holder may have finished it in this moment
                         began(bundle)
-                        self.compiled.add(_program(job))
+                        self.compiled.add(bundle.program_id)
                         self._run(job, lease, failed)
             finally:
                 lease.release()
@@ -193,8 +194,7 @@ class _Work:
         while True:
             if self.should_stop():
                 raise Interrupted("stopped")
-            if self.met and (self.waiting or len(self.held) > WATCHED):
-                self._look()
+            self._look()
             if (program := self._program()) is not None:
                 return self.waiting[program].popleft()
             began, held = time.monotonic(), len(self.held)
@@ -202,11 +202,8 @@ class _Work:
                 return lost
             if not self.held or (self.settings.execution.member and not self.doubtful):
                 return None  # all are done, or, in a fleet, in the hands of workers that live
-            if len(self.held) < held <= WATCHED:  # of more, a look at all that are done tells sooner
-                continue
-            until = time.monotonic() + _pause(began)
-            while time.monotonic() < until and not self.should_stop():
-                time.sleep(LOOK_SECONDS)
+            if len(self.held) == held or held > WATCHED:
+                _wait(_pause(began), self.should_stop)
 
     def _lost(self) -> Job | None:
         """One of the held bundles whose holder is lost, or has given it back undone.
@@ -214,8 +211,6 @@ class _Work:
         They are watched some at a time, first those known to be lost, then those not seen to live.
         """
         held = {job.bundle.bundle_id: job for job in self.held}
-        for bundle in [bundle for bundle, job in held.items() if self.done.issuperset(_runs(job.bundle))]:
-            self._meet(held.pop(bundle).bundle)
         lively = set(self.leases.lively(held))
         self.doubtful = [bundle for bundle in held if bundle not in lively]
         watched = {bundle: held.pop(bundle) for bundle in (self.doubtful or list(held))[:WATCHED]}
@@ -233,47 +228,56 @@ class _Work:
     def _over(self, bundle: Bundle) -> bool:
         """Whether others have done it, or have tried and failed."""
         if self._is_done(bundle):
+            self.met += 1
             self._meet(bundle)
             return True
         return self._failed_elsewhere(bundle)
 
-    def _program(self) -> Any:
+    def _program(self) -> str | None:
         """Whose bundle is next."""
-        for program, jobs in list(self.waiting.items()):
-            while jobs and all(run in self.done for run in _runs(jobs[0].bundle)):
-                self._meet(jobs.popleft().bundle)
-            if not jobs:
-                del self.waiting[program]
+        self.waiting = {program: jobs for program, jobs in self.waiting.items() if jobs}
         mine = next((program for program in self.waiting if program in self.compiled), None)
         if mine is not None or len(self.waiting) <= 1:
             return mine or next(iter(self.waiting), None)
         others = {holder.get("program") for holder in self.leases.holders().values()}
-        return next((p for p in self.waiting if _name(p) not in others), next(iter(self.waiting)))
+        return next((program for program in self.waiting if program not in others), next(iter(self.waiting)))
 
     def _look(self) -> None:
-        """Lists what all have done and what they are on, if the last look was not just now."""
-        if (began := time.monotonic()) >= self.next_look:
-            self.taken = self.leases.taken()  # before the rows: what is in neither list was given back undone
-            self.done |= (found := self.store.done(self.left))
-            self.left = [run for run in self.left if run not in found] if found else self.left
-            self.met = False
+        """Lists what others are on, and, after enough of it was met, what they have done.
+
+        Both lists are out of date at once. They spare questions, and decide nothing.
+        """
+        if self.met and self.waiting and (began := time.monotonic()) >= self.next_look:
+            self.taken = self.leases.taken()
             self.next_look = time.monotonic() + _pause(began)
+        if self.met * LISTINGS >= self.bundles:
+            self.done |= (found := self.store.done(self.left))
+            self.left = [run for run in self.left if run not in found]
+            self.held = self._undone(self.held)
+            self.waiting = {program: deque(self._undone(jobs)) for program, jobs in self.waiting.items()}
+            self.met = 0
+
+    def _undone(self, jobs: Collection[Job]) -> list[Job]:
+        """Those of the jobs that were not done as of the last listing."""
+        done = [self.done.issuperset(job.bundle.runs) for job in jobs]
+        for job in itertools.compress(jobs, done):
+            self._meet(job.bundle)
+        return [job for job, over in zip(jobs, done, strict=True) if not over]
 
     def _meet(self, bundle: Bundle) -> None:
         """Somebody else did this one."""
-        self.met = True
         self.listen(Progress(self.worker.number, bundle, bundle.spec.steps, True, elsewhere=True))
 
     def _is_done(self, bundle: Bundle) -> bool:
-        return all(run in self.done or self.store.has(run) for run in _runs(bundle))
+        return all(run in self.done or self.store.has(run) for run in bundle.runs)
 
     def _failed_elsewhere(self, bundle: Bundle) -> bool:
         """Whether another worker has tried it since this one began."""
-        return any(self.store.failure(run) not in (None, self.failed_before.get(run)) for run in _runs(bundle))
+        return any(self.store.failure(run) not in (None, self.failed_before.get(run)) for run in bundle.runs)
 
     def _run(self, job: Job, lease: Lease, failed: Callable[[Failure], None]) -> None:
         """One bundle, from its checkpoint or the start to its rows."""
-        bundle, settings, runs = job.bundle, self.settings, _runs(job.bundle)
+        bundle, settings, runs = job.bundle, self.settings, job.bundle.runs
         self.log.write("began", bundle=bundle.bundle_id, runs=runs, steps=bundle.spec.steps, holder=lease.number)
         tell = _Teller(self, job)
         try:
@@ -313,7 +317,7 @@ class _Teller:
 
     def __init__(self, owner: _Work, job: Job):
         self.owner, self.bundle = owner, job.bundle
-        self.about = {"bundle": job.bundle.bundle_id, "runs": _runs(job.bundle)}
+        self.about = {"bundle": job.bundle.bundle_id, "runs": job.bundle.runs}
         self.last: tuple[float, int] | None = None
 
     def progress(self, step: int) -> None:
@@ -349,13 +353,7 @@ def _pause(began: float) -> float:
     return max(LOOK_SECONDS, LOOK_SHARE * (time.monotonic() - began))
 
 
-def _runs(bundle: Bundle) -> list[str]:
-    return [point.run_id for point in bundle.points]
-
-
-def _program(job: Job) -> tuple[Any, Any]:
-    return job.bundle.spec, job.bundle.driver
-
-
-def _name(program: tuple[Any, Any]) -> str:
-    return digest({"spec": program[0], "driver": list(program[1])})
+def _wait(seconds: float, should_stop: Callable[[], bool]) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not should_stop():
+        time.sleep(LOOK_SECONDS)

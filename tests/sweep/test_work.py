@@ -126,6 +126,23 @@ def test_what_others_finish_is_news_and_not_done_again(three, settings, tmp_path
     assert Store(tmp_path).read(three[0].bundle.points[0].run_id)["by"] == "other"
 
 
+def test_rows_of_others_are_asked_for_one_by_one_and_after_a_share_of_them_listed(
+    jobs, settings, tmp_path, monkeypatch
+):
+    many, asked, news = jobs(product(l2=[0.0]), range(4 * working.LISTINGS)), [], []
+    listings, store = [], Store(tmp_path)
+    for job in many:
+        for run in job.bundle.runs:
+            store.write({"run_id": run})
+    has, done = Store.has, Store.done
+    monkeypatch.setattr(Store, "has", lambda store, run: asked.append(run) or has(store, run))
+    monkeypatch.setattr(Store, "done", lambda store, runs: listings.append(len(runs)) or done(store, runs))
+    work(many, settings(tmp_path, {}), Worker(), news.append)
+    assert len(asked) == 2 * len(many) / working.LISTINGS  # two lanes
+    assert listings == [2 * len(many)]
+    assert [each.bundle for each in news if each.elsewhere] == [job.bundle for job in many]
+
+
 def test_a_worker_whose_lease_was_taken_over_writes_nothing(three, settings, tmp_path, expected, rows_of, timeless):
     """As where it was frozen for longer than its lease: another one has the bundle when it wakes."""
     bundle, taken, until = three[0].bundle, [], contextlib.ExitStack()
