@@ -212,7 +212,7 @@ def render(rows: Sequence[Row], metrics: Sequence[str]) -> "rich.table.Table":
     found = conditions(rows)
     shown, note = excerpt.extremes(found, metrics[0], excerpt.TERMINAL_CONDITIONS) if metrics else (found, "")
     table = Table(caption=f"{CELL_MEANING} {note}".strip())
-    table.add_column(Text(subject(found)))
+    table.add_column(Text(subject(found)), overflow="fold")
     for metric in metrics:
         table.add_column(Text(heading(metric)), justify="right")
     table.add_column("runs")
