@@ -28,7 +28,7 @@ from cnnjax.typing import UsageError
 LOOK_SECONDS = 0.2  # least time between two looks at what all the others are on
 WATCHED = 256  # leases that one worker looks at, at a time: on a shared filesystem each is a question
 LOOK_SHARE = 20  # a look is followed by so many times its own length without one
-LISTINGS = 50  # how often one worker lists the rows of a whole sweep, at most: it may have a hundred thousand
+LISTINGS = 50  # the part of a sweep, one in so many, that is met in the hands of others before its rows are listed
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 PROGRESS_SECONDS = 2.0  # between two lines of the log that say how far a bundle is
 
