@@ -141,10 +141,12 @@ def _quiet() -> Iterator[None]:
 
 @functools.cache
 def _drop_late_reports() -> None:
-    """Where one of Orbax's writes fails, it closes its event loop, and threads still writing cannot report to it.
+    """Where one of Orbax's writes fails, it raises that, and closes its event loop without waiting for the others.
 
-    These belong to TensorStore, not to Python, and print that as a traceback of its own, beside the error raised.
+    What becomes of those is printed later, beside the error raised: by asyncio, which logs a failed task that nobody
+    asked for, and by TensorStore's threads, which can no longer report to the loop and are not Python's own.
     """
+    logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
     before = sys.unraisablehook
 
     def hook(report: Any) -> None:

@@ -1,3 +1,5 @@
+import asyncio
+import gc
 import json
 import os
 import shutil
@@ -269,6 +271,29 @@ def test_a_save_that_fails_leaves_the_earlier_ones(directory, failing, monkeypat
     save(directory, 9)
     assert restored_step(directory) == 9
     assert names(directory) == ["6", "9"]
+
+
+def test_what_a_failed_write_reports_late_is_dropped_and_nothing_else(directory, caplog):
+    write = "async def write():\n    raise ValueError(owner)\n"
+
+    def forgotten(owner, file):
+        """A task that fails, and nobody asks for its result; where its code lies tells whose it is."""
+        named = {"owner": owner}
+        exec(compile(write, file, "exec"), named)
+
+        async def other():
+            task = asyncio.ensure_future(named["write"]())
+            await asyncio.sleep(0)
+            del task
+
+        asyncio.run(other())
+        gc.collect()
+
+    save(directory, 9)
+    forgotten("theirs", "/site-packages/orbax/checkpoint/type_handlers.py")
+    assert caplog.text == ""
+    forgotten("another's", "/site-packages/another.py")
+    assert "another's" in caplog.text
 
 
 def test_a_save_whose_arrays_read_otherwise_fails(directory, monkeypatch):
