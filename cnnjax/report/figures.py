@@ -68,7 +68,8 @@ def draw(spec: FigureSpec, rows: Sequence[Row], measured: Sequence[Row] = ()) ->
     if not rows:
         raise UsageError(f"There is no finished run to draw {title(spec)!r} of. Run the experiment first.")
     rows = _selected(spec, rows)
-    found = _shown(spec, conditions(rows))
+    every = conditions(rows)
+    found = _shown(spec, every)
     with style.settings():
         figure = Figure(layout="constrained")
         figure.suptitle(style.wrap(title(spec), 80), x=0.01, ha="left", fontsize=13, fontweight="bold")
@@ -81,7 +82,7 @@ def draw(spec: FigureSpec, rows: Sequence[Row], measured: Sequence[Row] = ()) ->
                 finals.draw_response(figure, spec, found)
             case Drawing():
                 spec.draw(figure, rows, measured)
-        style.foot(figure, note(spec, rows))
+        style.foot(figure, _note(spec, rows, every, found))
     return figure
 
 
@@ -139,11 +140,15 @@ def title(spec: FigureSpec) -> str:
 
 def note(spec: FigureSpec, rows: Sequence[Row]) -> str:
     """The line below the figure: what is averaged, and how many runs are not."""
+    rows = _selected(spec, rows)
+    every = conditions(rows)
+    return _note(spec, rows, every, _shown(spec, every))
+
+
+def _note(spec: FigureSpec, rows: Sequence[Row], every: Sequence[Condition], shown: Sequence[Condition]) -> str:
     if isinstance(spec, Drawing) and spec.note is not None:
         return spec.note
-    rows = _selected(spec, rows)
-    found = conditions(rows)
-    seeds = sorted({len(condition.with_status("done")) for condition in found})
+    seeds = sorted({len(condition.with_status("done")) for condition in every})
     if seeds[-1] == 0:
         text = "No run is done"
     elif seeds[-1] == 1:
@@ -157,8 +162,8 @@ def note(spec: FigureSpec, rows: Sequence[Row]) -> str:
         text += f"; {diverged} of {len(rows)} runs diverged{drawn}"
     if failed:
         text += f"; {failed} of {len(rows)} runs failed"
-    if (shown := len(_shown(spec, found))) < len(found):
-        text += f"; {shown} of {len(found):,} conditions are drawn, evenly chosen; results.csv has all"
+    if len(shown) < len(every):
+        text += f"; {len(shown)} of {len(every):,} conditions are drawn, evenly chosen; results.csv has all"
     return text + "."
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
+JSON = json.JSONEncoder(sort_keys=True)  # one for all rows: ``json.dumps`` would make one for each
 UNITS = {"error": "fraction", "accuracy": "fraction", "iou": "fraction", "loss": "mean per example"}
 VERDICT_STYLES = {"reproduced": ("✓", "green"), "refuted": ("✗", "red"), "inconclusive": ("?", "yellow")}
 
@@ -76,7 +77,7 @@ def conditions(rows: Iterable[Row]) -> list[Condition]:
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(json.dumps(row["assignment"], sort_keys=True), []).append(row)
+        groups.setdefault(JSON.encode(row["assignment"]), []).append(row)
     for group in groups.values():
         _check_seeds(group)
     return [
@@ -295,4 +296,4 @@ def csv_text(value: Any) -> str:
     """A value as results.csv has it: text as it is, everything else as JSON, nothing for None."""
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return value if isinstance(value, str) else JSON.encode(value)

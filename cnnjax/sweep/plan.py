@@ -6,7 +6,7 @@ fixed for a group, and the last bundle is padded: a run's numbers never depend o
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache, cached_property
 from typing import Any
 
@@ -33,8 +33,8 @@ class Point:
     @cached_property
     def run_id(self) -> str:
         """16 hexadecimal digits that depend on the spec, the numbers and the seed, and on nothing else."""
-        hyper, seed, spec = map(json_text, (self.hyper, self.seed, self.spec))
-        return digest_of_text(f'{{"hyper": {hyper}, "seed": {seed}, "spec": {spec}}}')  # as ``digest`` of the three
+        hyper, spec = json_text(self.hyper), json_text(self.spec)
+        return digest_of_text(f'{{"hyper": {hyper}, "seed": {self.seed}, "spec": {spec}}}')  # as ``digest`` of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,10 +101,12 @@ def points(spec: Spec, hyper: Hyper, grid: Grid, seeds: Sequence[int]) -> tuple[
             raise UsageError(f"The seed {seed!r} must be a whole number from 0 to 2**32 - 1.")
     specs: dict[Any, Spec] = {}
     made: list[Point] = []
+    hyper = _with_floats(hyper)
     for assignment in grid:
-        assigned, numbers = assign(spec, hyper, assignment)
-        assigned = specs.setdefault(_static(assignment), assigned)  # one object for each: its JSON is made once
-        made += [Point(assigned, numbers, seed, tuple(assignment.items())) for seed in seeds]
+        if (static := _static(assignment)) not in specs:  # one object for each: its JSON is made once
+            specs[static] = _assign_static(spec, assignment)
+        numbers, items = _assign_numbers(hyper, assignment), tuple(assignment.items())
+        made += [Point(specs[static], numbers, seed, items) for seed in seeds]
     seen: dict[str, Point] = {}
     for point in made:
         if (twin := seen.setdefault(point.run_id, point)) is not point:
@@ -122,24 +124,7 @@ def assign(spec: Spec, hyper: Hyper, assignment: Assignment) -> tuple[Spec, Hype
       UsageError: a name that is a field of neither, nor of the model or the data, or a value that
         cannot be hashed.
     """
-    numbers: dict[str, Any] = {}
-    for name, value in sorted(assignment.items(), key=lambda item: item[0] != "model"):
-        _check_hashable(name, value)
-        if name.startswith("model."):
-            fields = {**dict(spec.model_fields), name.removeprefix("model."): value}
-            spec = dataclasses.replace(spec, model_fields=tuple(sorted(fields.items())))
-        elif name.startswith("data."):
-            field = name.removeprefix("data.")
-            if field not in _names(DataConfig):
-                raise unknown("field of data", field, _names(DataConfig))
-            spec = dataclasses.replace(spec, data=dataclasses.replace(spec.data, **{field: value}))
-        elif name in _names(Hyper):
-            numbers[name] = value
-        elif name in _names(Spec) - {"data", "model_fields"}:
-            spec = dataclasses.replace(spec, **{name: value})
-        else:
-            raise unknown("swept name", name, _names(Hyper) | _names(Spec) - {"data", "model_fields"})
-    return spec, _with_floats(hyper, numbers)
+    return _assign_static(spec, assignment), _assign_numbers(_with_floats(hyper), assignment)
 
 
 def plan(all_points: Sequence[Point], platform: str, driver: Driver | None = None) -> Plan:
@@ -190,11 +175,40 @@ def _static(assignment: Assignment) -> tuple[Any, ...]:
     )
 
 
-def _with_floats(hyper: Hyper, numbers: Mapping[str, Any]) -> Hyper:
-    """The Hyper with some numbers changed. 0 and 0.0 are one number, so they make one run: float fields hold floats."""
-    values = {**vars(hyper), **numbers}
-    floats = {name: float(value) for name, value in values.items() if type(value) is int and name in _float_names()}
-    return Hyper(**{**values, **floats})
+def _assign_static(spec: Spec, assignment: Assignment) -> Spec:
+    """The Spec with those values in place that make another program, the model first: others are fields of it."""
+    for name, value in sorted(assignment.items(), key=lambda item: item[0] != "model"):
+        _check_hashable(name, value)
+        if name.startswith("model."):
+            fields = {**dict(spec.model_fields), name.removeprefix("model."): value}
+            spec = dataclasses.replace(spec, model_fields=tuple(sorted(fields.items())))
+        elif name.startswith("data."):
+            field = name.removeprefix("data.")
+            if field not in _names(DataConfig):
+                raise unknown("field of data", field, _names(DataConfig))
+            spec = dataclasses.replace(spec, data=dataclasses.replace(spec.data, **{field: value}))
+        elif name in _names(Spec) - {"data", "model_fields"}:
+            spec = dataclasses.replace(spec, **{name: value})
+        elif name not in _names(Hyper):
+            raise unknown("swept name", name, _names(Hyper) | _names(Spec) - {"data", "model_fields"})
+    return spec
+
+
+def _assign_numbers(hyper: Hyper, assignment: Assignment) -> Hyper:
+    """The Hyper, which holds floats where they belong, with the assignment's numbers in place."""
+    numbers = {name: _as_float(name, value) for name, value in assignment.items() if name in _names(Hyper)}
+    for name, value in numbers.items():
+        _check_hashable(name, value)
+    return Hyper(**{**vars(hyper), **numbers})
+
+
+def _with_floats(hyper: Hyper) -> Hyper:
+    return Hyper(**{name: _as_float(name, value) for name, value in vars(hyper).items()})
+
+
+def _as_float(name: str, value: Any) -> Any:
+    """A number for a field of Hyper. 0 and 0.0 are one number, so they make one run: float fields hold floats."""
+    return float(value) if type(value) is int and name in _float_names() else value
 
 
 @cache

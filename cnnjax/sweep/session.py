@@ -74,7 +74,7 @@ class Session:
     """
 
     def __init__(self, planned: Plan, execution: Execution, directory: Path | None, description: dict[str, Any]):
-        self.plan, self.execution, self.description = planned, execution, description
+        self.plan, self.execution, self.description = planned, execution, to_json(description)
         self.store = Store(directory) if directory else None
         self._memory: dict[str, Row] = {}
         if execution.log:
@@ -91,7 +91,7 @@ class Session:
         digests = {key: bundles.digest(signature) for key, signature in self.signatures.items()}
         started = [b for b in self.plan.bundles if b.spec.weights]
         return {
-            **to_json(self.description),
+            **self.description,
             **bundles.environment(),
             "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import operator
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
@@ -267,8 +268,11 @@ def to_json(value: Any) -> Any:
         return to_json({**fields, "weights": pretrained.sha256(value.weights)})
     if dataclasses.is_dataclass(value):
         config: Any = type(value)
-        told = [field.name for field, silent in _fields(config) if not (silent and _is_default(value, field))]
-        return {name: to_json(getattr(value, name)) for name in told}
+        return {  # most are plain, and a large sweep has millions of them
+            field.name: item if type(item := getattr(value, field.name)) in PLAIN else to_json(item)
+            for field, silent in _fields(config)
+            if not (silent and _is_default(value, field))
+        }
     if isinstance(value, dict):
         return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -325,8 +329,9 @@ def _are_numbers(hypers: Sequence[Hyper]) -> bool:
         low, high = field.metadata["low"], field.metadata["high"]
         low, high = -sys.float_info.max if low is None else low, sys.float_info.max if high is None else high
         kinds = (int,) if isinstance(field.default, int) else (int, float)
-        column = [getattr(hyper, field.name) for hyper in hypers]
-        if not all(type(value) in kinds and low <= value <= high for value in column):
+        column = list(map(operator.attrgetter(field.name), hypers))
+        distinct = dict(zip(map(id, column), column, strict=True))  # what the runs share is one object
+        if not all(type(value) in kinds and low <= value <= high for value in distinct.values()):
             return False
     return True
 
