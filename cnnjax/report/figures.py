@@ -146,6 +146,7 @@ def note(spec: FigureSpec, rows: Sequence[Row]) -> str:
 
 
 def _note(spec: FigureSpec, rows: Sequence[Row], every: Sequence[Condition], shown: Sequence[Condition]) -> str:
+    """The note, from the rows that are selected, all their conditions, and those of them that are drawn."""
     if isinstance(spec, Drawing) and spec.note is not None:
         return spec.note
     seeds = sorted({len(condition.with_status("done")) for condition in every})

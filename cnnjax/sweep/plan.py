@@ -178,6 +178,8 @@ def _static(assignment: Assignment) -> tuple[Any, ...]:
 def _assign_static(spec: Spec, assignment: Assignment) -> Spec:
     """The Spec with those values in place that make another program, the model first: others are fields of it."""
     for name, value in sorted(assignment.items(), key=lambda item: item[0] != "model"):
+        if name in _names(Hyper):
+            continue
         _check_hashable(name, value)
         if name.startswith("model."):
             fields = {**dict(spec.model_fields), name.removeprefix("model."): value}
@@ -189,7 +191,7 @@ def _assign_static(spec: Spec, assignment: Assignment) -> Spec:
             spec = dataclasses.replace(spec, data=dataclasses.replace(spec.data, **{field: value}))
         elif name in _names(Spec) - {"data", "model_fields"}:
             spec = dataclasses.replace(spec, **{name: value})
-        elif name not in _names(Hyper):
+        else:
             raise unknown("swept name", name, _names(Hyper) | _names(Spec) - {"data", "model_fields"})
     return spec
 
