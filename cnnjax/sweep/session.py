@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from cnnjax.data.catalog import DataConfig
+from cnnjax.provenance import code
 from cnnjax.sweep import bundle as bundles
 from cnnjax.sweep import execute, joint
 from cnnjax.sweep.execution import Execution
@@ -125,7 +126,7 @@ class Session:
             )
         if self.store:
             data = {_label(config): fingerprint for config, fingerprint in self.fingerprints.items()}
-            manifest = {**self.manifest(), "data": data, **({"skipped": skipped} if skipped else {})}
+            manifest = {**self.manifest(), "data": data, **({"skipped": skipped} if skipped else {}), "code": code()}
             self._check(self.store, manifest)
             with self.store.opening():
                 self._check(self.store, manifest)  # another sweep may have been faster

@@ -1,0 +1,113 @@
+"""Which code this is: a digest of the sources that decide a run's numbers, and the commit that they are from."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cnnjax import __version__
+
+# What decides the numbers of a row: all that a run passes through, from the draw of its parameters to its metrics. How
+# runs are planned, executed, judged and shown changes none.
+DECISIVE = (
+    *("rng", "tree", "image", "ops", "nn", "augment", "losses", "metrics", "data", "models", "weights", "tasks"),
+    "train",
+)
+GIT_SECONDS = 2.0  # that asking git may take in all
+
+_STRINGS_AND_COMMENTS = re.compile(
+    r""""{3}(?:[^"\\]|\\.|"(?!""))*"{3}|'{3}(?:[^'\\]|\\.|'(?!''))*'{3}"""
+    r"""|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|\#[^\n]*""",
+    re.DOTALL,
+)
+_EMPTY_LINES = re.compile(r"\n(?:[ \t]*\n)+")
+
+
+def source_digest() -> str:
+    """16 hexadecimal digits of cnnjax's sources that decide a row's numbers, as they were when it was first called.
+
+    The order of examples, for one, is made on the host, and no compiled program shows it. Comments, docstrings and
+    empty lines do not count, so that who mends a sentence makes no evidence old.
+    """
+    return digest_of(Path(__file__).parent)
+
+
+@cache
+def digest_of(package: Path) -> str:
+    """``source_digest`` of the cnnjax in another place."""
+    files = [path for name in DECISIVE for path in (package / f"{name}.py", *sorted((package / name).rglob("*.py")))]
+    found = hashlib.sha256()
+    for path in files:
+        if path.exists():
+            code = _bare(path.read_text(encoding="utf-8"))
+            found.update(f"{path.relative_to(package).as_posix()} {len(code)}\n{code}".encode())
+    return found.hexdigest()[:16]
+
+
+def code() -> dict[str, Any]:
+    """What runs here, for a manifest: cnnjax's version and ``source_digest``, and the git commits, where there are any.
+
+    Returns:
+      ``version``, ``source`` and ``commits``: for ``cnnjax`` and the ``program`` that was started, as ``commit_of``.
+    """
+    program = getattr(sys.modules["__main__"], "__file__", None)
+    files = {"cnnjax": Path(__file__), **({"program": Path(program).absolute()} if program else {})}
+    commits = {name: found for name, path in files.items() if (found := commit_of(path))}
+    return {"version": __version__, "source": source_digest(), "commits": commits}
+
+
+def _bare(source: str) -> str:
+    """A program without comments and empty lines, and with empty docstrings."""
+    parts, code, at = [], "", 0  # code: since the last string
+    for found in _STRINGS_AND_COMMENTS.finditer(source):
+        code, at = code + source[at : found.start()], found.end()
+        if source[found.start()] == "#":
+            code = code.rstrip(" \t")
+            continue
+        before = code.rstrip()
+        opens = (before[-1:] == ":" and "\n" in code[len(before) :]) or not (parts or before)  # a block, or the file
+        is_docstring = opens and source[at : at + 1] in ("\n", "")
+        parts += [_EMPTY_LINES.sub("\n", code), '""' if is_docstring else found[0]]
+        code = ""
+    return "".join([*parts, _EMPTY_LINES.sub("\n", code + source[at:])])
+
+
+def commit_of(path: Path) -> dict[str, Any] | None:
+    """The git commit that a file is from, and whether the tracked files beside it are as committed.
+
+    None where there is no git, the file is in no repository or not tracked (one may lie in another project's folder),
+    or git takes longer than ``GIT_SECONDS``. Git is told nothing by the environment, runs no hook and writes nothing.
+
+    Returns:
+      ``commit`` (hexadecimal) and ``clean``.
+    """
+    git = shutil.which("git")
+    if git is None:
+        return None
+    quiet = ("--no-optional-locks", "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def ask(*arguments: str) -> str:
+        return subprocess.run(
+            [git, *quiet, "-C", str(path.parent), *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=True,
+            timeout=GIT_SECONDS / 3,
+            encoding="utf-8",
+            errors="replace",
+        ).stdout.strip()
+
+    try:
+        ask("ls-files", "--error-unmatch", "--", path.name)
+        commit = ask("rev-parse", "--verify", "HEAD")
+        changed = ask("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "clean": not changed}
