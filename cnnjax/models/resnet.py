@@ -29,8 +29,9 @@ class Block(nn.Module):
     """Two 3x3 convolutions, each normalised, and a shortcut: relu(x + F(x)) (S3:593-604).
 
     ``shortcut``: "none" leaves the plain net; "A" adds the identity, subsampled and padded with
-    zero channels where the shape changes; "B" projects with a 1x1 convolution there. Dropout between the
-    two convolutions as in Wide ResNets (Zagoruyko and Komodakis 2016), where its rate is not 0.
+    zero channels where the shape changes; "B" projects with a 1x1 convolution there. The 3x3 convolutions are padded
+    by one pixel on all sides, also at stride 2, where their windows stand around the pixels that the shortcut reads.
+    Dropout between the two convolutions as in Wide ResNets (Zagoruyko and Komodakis 2016), where its rate is not 0.
     """
 
     features: int
@@ -45,7 +46,8 @@ class Block(nn.Module):
         self, x: Float[Array, "n h w c"], train: bool, dropout_rate: float | Float[Array, ""] = 0.0
     ) -> Float[Array, "n h2 w2 o"]:
         """Activations (N, H, W, C) to (N, H / stride, W / stride, features)."""
-        y = self.conv(self.features, (3, 3), strides=self.strides, name="conv1")(x)
+        # Not SAME, which at stride 2 on even sides pads (0, 1): one pixel beside what the shortcut reads.
+        y = self.conv(self.features, (3, 3), strides=self.strides, padding=1, name="conv1")(x)
         y = self.norm(name="norm1")(y, train)
         sow_response(self, "conv1", y)
         y = Dropout()(self.act(y), dropout_rate, train)
@@ -65,6 +67,9 @@ class Block(nn.Module):
 class CifarResNet(nn.Module):
     """A 6n + 2 layer network for small images, e.g. 32x32; at least 4x4.
 
+    As the published networks in PyTorch: 3x3 convolutions are padded by one pixel on all sides, at either stride;
+    epsilon 1e-5; batch normalisation keeps the unbiased variance.
+
     Endpoints: ``stem``, ``stage1``, ``stage2``, ``stage3``, ``features``, ``logits_map``.
 
     Variables: ``stem``, ``stage1`` (all its blocks), ``stage2_first``, ``stage2_rest`` (its other blocks),
@@ -82,6 +87,8 @@ class CifarResNet(nn.Module):
       width: channels of the first stage; 16 in the paper.
       activation, kernel_init, norm: see ``models.choices``.
       dropout_at: "dense" (before the head), or "all": also between the two convolutions of every block.
+      unbiased_variance: the running variance of batch norm is the unbiased one, as in PyTorch; the biased one, as in
+        TensorFlow and Flax, is less by the factor (n - 1) / n, where n numbers of a channel are normalised together.
       dtype: type of the arithmetic.
     """
 
@@ -93,6 +100,7 @@ class CifarResNet(nn.Module):
     kernel_init: str = "he"
     norm: str = "batch"
     dropout_at: str = "dense"
+    unbiased_variance: bool = True
     dtype: Any = jnp.float32
 
     min_size = 4  # two strides of 2 must leave a pixel for every stage
@@ -114,7 +122,7 @@ class CifarResNet(nn.Module):
         """Images (N, H, W, C) to logits (N, num_classes); dropout before the head."""
         init, act = initializer(self.kernel_init), activation(self.activation)
         conv = partial(Conv, use_bias=False, kernel_init=init, dtype=self.dtype)
-        norm = norm_layer(self.norm, self.dtype, groups=min(8, self.width))
+        norm = norm_layer(self.norm, self.dtype, groups=min(8, self.width), unbiased=self.unbiased_variance)
         block = partial(Block, shortcut=self.shortcut, conv=conv, norm=norm, act=act)
         inner_rate = dropout_rate if self.dropout_at == "all" else 0.0
 
