@@ -59,7 +59,7 @@ def leaves(model: nn.Module, layout: Layout, channels: int = CHANNELS) -> list[L
     for path, shape in _shapes(model, channels).items():
         module, _, kind = path.partition("/")[2].rpartition("/")
         if module not in layout.modules and module.endswith("/group"):
-            module = module.removesuffix("/group")  # GroupNorm wraps Flax's
+            module = module.removesuffix("/group")  # GroupNorm's inner module
         if module not in layout.modules or kind not in KEYS:
             raise UsageError(f"{type(model).__name__} has {path}, which has no place in files of this layout.")
         key = f"{layout.modules[module]}.{KEYS[kind]}"

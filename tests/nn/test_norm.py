@@ -1,9 +1,11 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.nn.norm import EPSILON, BatchNorm, norm_layer, standardize
+from cnnjax.nn.norm import EPSILON, BatchNorm, norm_layer, standardize, standardize_groups
 from cnnjax.typing import UsageError
 from tests.fixtures.networks import jit
 
@@ -175,3 +177,27 @@ def test_groups_must_divide_the_channels(x):
 def test_an_unknown_norm_names_the_nearest():
     with pytest.raises(UsageError, match=r"Unknown norm 'bach'. Did you mean 'batch'"):
         norm_layer("bach")
+
+
+@pytest.mark.parametrize("groups", [1, 3, 6])
+@pytest.mark.parametrize("mean", [0, 1000])
+def test_the_gradients_of_groups_are_those_of_the_definition(x, affine, groups, mean):
+    weights = np.random.default_rng(2).standard_normal(SHAPE).astype(np.float32)
+
+    def objective(function, x, scale, bias):
+        return (function(x, scale, bias) * weights).sum()
+
+    def defined(x, scale, bias):
+        grouped = x.reshape(*SHAPE[:3], groups, -1)
+        centred = grouped - grouped.mean((1, 2, 4), keepdims=True)
+        return (centred / jnp.sqrt(jnp.square(centred).mean((1, 2, 4), keepdims=True) + EPSILON)).reshape(
+            SHAPE
+        ) * scale + bias
+
+    def gradients(x, scale, bias):
+        functions = (lambda *args: standardize_groups(*args, groups), defined)
+        return [jax.grad(partial(objective, each), argnums=(0, 1, 2))(x, scale, bias) for each in functions]
+
+    ours, expected = jit(gradients)(x + mean, *affine)
+    for a, e in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5 + 2e-6 * mean)

@@ -74,3 +74,30 @@ def test_groups_must_divide_the_channels():
     for groups in (4, 0):
         with pytest.raises(UsageError, match=f"{groups} groups do not divide 6 channels"):
             norm.group_norm(jnp.asarray(X), groups)
+
+
+@pytest.mark.parametrize("mean", [0, 1, 100, 1000, 10_000])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_large_mean_costs_no_more_than_the_inputs_own_digits(mean, dtype):
+    spread = 1 if dtype == jnp.float32 else max(1, mean // 100)  # of less, bfloat16 holds nothing beside the mean
+    x = jnp.asarray(mean + spread * np.random.default_rng(3).standard_normal((2, 8, 8, 6)), dtype)
+    exact = np.asarray(x.astype(jnp.float32), np.float64)
+
+    @jit
+    def both(x):
+        found = {}
+        for name, form in FORMS.items():
+            layer = norm_layer(name, groups=3)()
+            variables = layer.init(jax.random.key(0), x, True)
+            found[name] = form(x), layer.apply(variables, x, True, mutable=["batch_stats"])[0]
+        return found
+
+    # Values near the mean are known to mean * 6e-8, and the mean, a sum of 128 to 512 of them, to some times that. By
+    # E[x^2] - E[x]^2 the variance alone would be off by mean^2 * 6e-8: by 0.06 at 1,000, by 6 at 10,000.
+    reach = max(3e-6, 6e-7 * mean) if dtype == jnp.float32 else 2e-2
+    for name, (form, layer) in both(x).items():
+        grouped = exact.reshape(2, 8, 8, GROUPS[name], -1)
+        average, variance = (f(AXES[name], keepdims=True) for f in (grouped.mean, grouped.var))
+        expected = ((grouped - average) / np.sqrt(variance + norm.EPSILON)).reshape(x.shape)
+        for out in (form, layer):
+            np.testing.assert_allclose(np.asarray(out, np.float64), expected, rtol=0, atol=reach, err_msg=name)
