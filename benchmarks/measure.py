@@ -1,6 +1,5 @@
 """How every benchmark measures: contestants take turns in the same minutes, and the median counts."""
 
-import json
 import os
 import platform
 import statistics
@@ -8,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from cnnjax.strict_json import encode
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -91,7 +92,7 @@ def machine() -> dict[str, Any]:
 def record(name: str, question: str, command: str, ran_on: Mapping[str, Any], results: Any) -> Path:
     """Writes ``results/NAME.json`` and prints it."""
     content = {"question": question, "command": command, "ran_on": ran_on, "results": results}
-    text = json.dumps(content, indent=1)
+    text = encode(content, indent=1)
     path = RESULTS / f"{name}.json"
     RESULTS.mkdir(exist_ok=True)
     path.write_text(text + "\n")

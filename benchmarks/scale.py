@@ -8,7 +8,6 @@ done in a process of its own, whose greatest memory is measured.
 """
 
 import argparse
-import json
 import math
 import multiprocessing
 import resource
@@ -24,6 +23,7 @@ from cnnjax.cli.commands import status as status_command
 from cnnjax.cli.sweep_status import Observer
 from cnnjax.report import page, table
 from cnnjax.report.figures import Curves, FigureSpec, Finals, Response
+from cnnjax.strict_json import encode
 from cnnjax.sweep import plan, points, product
 from cnnjax.sweep.execution import Execution
 from cnnjax.sweep.session import Session
@@ -172,7 +172,7 @@ def main() -> None:
         "directory": apart(directories, 2_000 // shrink, 5),
     }
     if shrink > 1:
-        print(json.dumps(results, indent=1))
+        print(encode(results, indent=1))
     else:
         question = "Seconds of the processor and memory: planning 100,000 runs, reporting and looking at 10,000"
         record("scale", question, "python -m benchmarks.scale", machine(), results)

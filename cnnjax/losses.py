@@ -11,22 +11,31 @@ def cross_entropy(logits: Logits, labels: Labels, label_smoothing: float | Scala
     """-log softmax(logits) at the label (S1:1104; S4:359), natural logarithm.
 
     With label smoothing s (Szegedy et al. 2016) the target is (1 - s) at the label plus s / classes
-    everywhere; s may be traced, and 0 gives the plain loss to the bit.
+    everywhere; s may be traced, and 0 gives the plain loss to the bit. A class whose logit is -inf has probability 0:
+    that costs nothing where the target is 0 too, and is infinite elsewhere.
     """
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
     at_label = jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)[:, 0]
-    return -((1.0 - label_smoothing) * at_label + label_smoothing * log_probabilities.mean(-1))
+    plain, everywhere = 1.0 - label_smoothing, log_probabilities.mean(-1)
+    return -(plain * _where_used(plain, at_label) + label_smoothing * _where_used(label_smoothing, everywhere))
 
 
 def binary_cross_entropy(logits: Logits, labels: Labels, label_smoothing: float | Scalar = 0.0) -> Float[Array, " n"]:
     """Each class as a yes or no of its own: the sum over classes of -log sigmoid(±logit) (S1:1270-1278).
 
-    The target is 1 for the labelled class and 0 for the others, smoothed as in ``cross_entropy``.
+    The target is 1 for the labelled class and 0 for the others, smoothed as in ``cross_entropy``. Infinite logits that
+    answer as the target does cost nothing.
     """
     logits = logits.astype(jnp.float32)
     classes = logits.shape[-1]
     targets = (1.0 - label_smoothing) * jax.nn.one_hot(labels, classes) + label_smoothing / classes
-    return -(targets * jax.nn.log_sigmoid(logits) + (1 - targets) * jax.nn.log_sigmoid(-logits)).sum(-1)
+    yes, no = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    return -(targets * _where_used(targets, yes) + (1 - targets) * _where_used(1 - targets, no)).sum(-1)
+
+
+def _where_used(weights, values):
+    """Values where their weight is not 0, and else 0: 0 times infinity would be NaN, in the gradient too."""
+    return jnp.where(weights != 0, values, 0)
 
 
 def squared_error(outputs: Float[Array, "n *rest"], targets: Float[Array, "n *rest"]) -> Float[Array, " n"]:
@@ -41,7 +50,7 @@ def distance(outputs: Float[Array, "n *rest"], targets: Float[Array, "n *rest"])
     Its gradient has length 1 wherever the two differ, and is 0 where they agree, where the root has none.
     """
     squared = squared_error(outputs, targets)
-    return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
+    return jnp.where(squared == 0, 0, jnp.sqrt(jnp.where(squared == 0, 1, squared)))  # NaN stays
 
 
 def localization(outputs: Float[Array, "n numbers"], targets: Float[Array, "n numbers"]) -> Float[Array, " n"]:

@@ -4,19 +4,32 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from cnnjax.typing import Labels, Logits
 
 Sums = dict[str, Any]  # name -> weighted sum; "count" -> sum of the weights
 
 
+def answered(scores: Float[Array, "*n classes"]) -> Bool[Array, "*n"]:
+    """Whether logits or probabilities say anything: their largest is finite. A class at -inf is ruled out, and may be."""
+    return jnp.isfinite(jnp.max(scores, -1))
+
+
+def predicted(scores: Float[Array, "*n classes"]) -> Int[Array, "*n"]:
+    """The likeliest class by logits or probabilities, or -1, which is no class, where they say nothing.
+
+    ``argmax`` alone calls the first NaN the largest: a broken network would be right wherever the label is 0.
+    """
+    return jnp.where(answered(scores), jnp.argmax(scores, -1), -1)
+
+
 def classification(logits: Logits, labels: Labels, losses: Float[Array, " n"], weights: Float[Array, " n"]) -> Sums:
-    """Sums of the loss and of the errors (argmax differs from the label) over weighted examples.
+    """Sums of the loss and of the errors (``predicted`` is not the label) over weighted examples.
 
     Examples of weight 0 are padding: they count nothing, even where they are not finite.
     """
-    wrong = (jnp.argmax(logits, -1) != labels).astype(jnp.float32)
+    wrong = (predicted(logits) != labels).astype(jnp.float32)
     return {
         "loss": weighted_sum(losses, weights),
         "error": jnp.sum(wrong * weights),

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax import claims, cli, models
+from cnnjax import claims, cli, metrics, models
 from cnnjax.augment import CROP_PADDING
 from cnnjax.data import DataConfig, describe
 from cnnjax.report import style
@@ -155,7 +155,7 @@ def scores(group: Sequence[Member]) -> tuple[float, float]:
     mean = np.mean([probabilities for probabilities, _ in group], axis=0)
     labels = group[0][1]
     right = np.maximum(mean[np.arange(len(labels)), labels], 2.0**-25)  # below what a stored probability can be
-    return float(np.mean(mean.argmax(-1) != labels)), float(-np.log(right).mean())
+    return float(np.mean(metrics.predicted(jnp.asarray(mean)) != labels)), float(-np.log(right).mean())
 
 
 def groups(nets: Sequence[Member], size: int) -> list[Sequence[Member]]:

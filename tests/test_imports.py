@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOUNDATION = ("rng", "tree", "typing", "image", "tables", "process", "interrupt", "provenance", "__version__")
+FOUNDATION = (
+    "rng",
+    "tree",
+    "typing",
+    "image",
+    "tables",
+    "process",
+    "interrupt",
+    "provenance",
+    "strict_json",
+    "__version__",
+)
 LAYERS = ("ops", "nn", "augment", "losses", "metrics", "stats", "data")
 MODELS = (*FOUNDATION, *LAYERS, "models", "analysis", "weights")
 
@@ -21,6 +32,7 @@ MAY_IMPORT = {
     "tables": FOUNDATION,
     "process": FOUNDATION,
     "interrupt": FOUNDATION,
+    "strict_json": FOUNDATION,
     "provenance": FOUNDATION,
     "ops": FOUNDATION,
     "nn": (*FOUNDATION, "ops"),

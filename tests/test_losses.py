@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from cnnjax import losses
 
@@ -62,6 +63,57 @@ def test_smoothed_binary_targets():
     expected = -(targets * np.log(sigmoid) + (1 - targets) * np.log(1 - sigmoid)).sum()
     found = losses.binary_cross_entropy(jnp.array([z], jnp.float32), jnp.array([0]), 0.3)
     np.testing.assert_allclose(found, [expected], rtol=1e-5)
+
+
+INF = np.inf
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 1.0])
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_a_class_that_is_ruled_out_costs_nothing_where_its_target_is_nothing(name, smoothing):
+    """Also where the smoothing is traced, in each lane of a vmap; the gradient is finite too."""
+    loss = losses.LOSSES[name]
+    logits = jnp.array([[-INF, 0.0, 1.0], [-INF, 2.0, -INF]])
+    labels = jnp.array([2, 1])
+    others = {"softmax": [0, -np.log1p(np.exp(-2))], "sigmoid": [np.log(2), 0]}[name]
+    plain = [np.log1p(np.exp(-1)) + others[0], np.log1p(np.exp(-2)) + others[1]]
+
+    def of(smoothing):
+        return loss(logits, labels, smoothing)
+
+    gradient = jax.grad(lambda logits, smoothing: loss(logits, labels, smoothing).sum())
+    found = jax.jit(jax.vmap(of))(jnp.array([smoothing, 0.0]))
+    np.testing.assert_allclose(found[1], plain, rtol=1e-6, atol=1e-7)
+    if smoothing == 0:
+        np.testing.assert_array_equal(found[0], found[1])
+    else:
+        np.testing.assert_array_equal(found[0], INF)  # its target is a third
+    slopes = jax.jit(jax.vmap(gradient, (None, 0)))(logits, jnp.array([0.0, 0.0]))
+    finite = np.exp([[-INF, 0, 1], [-INF, 2, -INF]])
+    if name == "softmax":
+        expected = finite / finite.sum(1, keepdims=True) - np.eye(3)[[2, 1]]
+    else:
+        expected = finite / (1 + finite) - np.eye(3)[[2, 1]]
+    np.testing.assert_allclose(slopes[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_a_label_that_is_ruled_out_costs_infinity_and_what_is_not_a_number_stays_so(name):
+    loss = losses.LOSSES[name]
+    labels = jnp.array([0])
+    assert loss(jnp.array([[-INF, 0.0, 1.0]]), labels)[0] == INF
+    for smoothing in (0.0, 0.1, 1.0):
+        for bad in ([np.nan, 0.0, 1.0], [0.0, np.nan, 1.0], [np.nan] * 3):
+            assert np.isnan(loss(jnp.array([bad]), labels, smoothing)[0])
+
+
+def test_an_infinite_logit_answers_for_its_class_alone():
+    found = losses.binary_cross_entropy(jnp.array([[INF, -INF], [INF, 0.0]]), jnp.array([0, 1]))
+    np.testing.assert_array_equal(found, [0, INF])
+
+
+def test_the_distance_of_what_is_not_a_number_is_none():
+    assert np.isnan(losses.distance(jnp.array([[np.nan, 0.0]]), jnp.zeros((1, 2)))[0])
 
 
 OBJECT = np.array([1, 0.5, 0.4, 0.2, 0.3, 0, 1, 0], np.float32)  # p_c, b_x, b_y, b_h, b_w and three classes (S4:687)

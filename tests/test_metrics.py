@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -50,3 +51,19 @@ def test_arrays_stay_arrays():
     found = metrics.means({"count": np.float32(4), "kernel": np.array([2.0, 8.0]), "loss": np.float64(2)})
     np.testing.assert_array_equal(found["kernel"], [0.5, 2.0])
     assert type(found["loss"]) is float
+
+
+INF, NAN = np.inf, np.nan
+NO_ANSWER = [[NAN] * 3, [0, NAN, 1], [NAN, 5, 0], [INF, 0, 0], [0, INF, INF], [-INF] * 3]
+ANSWERS = [([-INF, 0, 1], 2), ([-INF, 3, -INF], 1), ([3e38, 0, 0], 0)]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_logits_that_are_not_finite_are_wrong_whatever_the_label(dtype):
+    for label in range(3):
+        labels, ones = np.full(len(NO_ANSWER), label, np.int32), np.ones(len(NO_ANSWER), np.float32)
+        sums = classification(jnp.asarray(NO_ANSWER, dtype), labels, ones, ones)
+        assert float(sums["error"]) == len(NO_ANSWER)
+    logits, labels = zip(*ANSWERS, strict=True)
+    np.testing.assert_array_equal(metrics.predicted(jnp.asarray(logits, dtype)), labels)
+    np.testing.assert_array_equal(metrics.answered(jnp.asarray([*NO_ANSWER, *logits])), [False] * 6 + [True] * 3)

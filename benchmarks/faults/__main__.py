@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from benchmarks.faults import devices, disk, distributed, inputs, killed, repeated
 from benchmarks.faults.finding import Finding, Place
 from benchmarks.measure import RESULTS, machine
+from cnnjax.strict_json import encode
 
 
 class Test(NamedTuple):
@@ -153,7 +154,7 @@ def _record(results: dict[str, Any]) -> None:
         "results": ordered,
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "faults.json").write_text(json.dumps(content, indent=1) + "\n")
+    (RESULTS / "faults.json").write_text(encode(content, indent=1) + "\n")
 
 
 def _print(results: dict[str, Any]) -> None:

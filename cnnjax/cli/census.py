@@ -15,6 +15,7 @@ from typing import Any
 
 from cnnjax import __version__, analysis, models
 from cnnjax.data import cache
+from cnnjax.strict_json import encode
 
 Row = dict[str, Any]
 PUBLISHED = Path(__file__).with_name("census.json")
@@ -94,7 +95,7 @@ def _kept(path: Path, key: str) -> dict[str, Row]:
 def _keep(path: Path, key: str, rows: dict[str, Row]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())
+    lines = ",\n".join(f"{encode(name)}: {encode(row)}" for name, row in rows.items())
     partial.write_text(f'{{"source": "{key}", "rows": {{\n{lines}\n}}}}\n')
     partial.replace(path)  # whole or not at all
 

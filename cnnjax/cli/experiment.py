@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 import sys
 from operator import itemgetter
 from pathlib import Path
@@ -30,6 +29,7 @@ from cnnjax.data.catalog import DataConfig
 from cnnjax.interrupt import stoppable
 from cnnjax.process import write_atomically
 from cnnjax.report.figures import Drawing, FigureSpec
+from cnnjax.strict_json import with_nan
 from cnnjax.sweep import bundle as bundles
 from cnnjax.sweep import joint, plan, points, rule
 from cnnjax.sweep.bundle import dataset_of, threads_here
@@ -250,15 +250,14 @@ def _measured(module: ModuleType, session: Session, path: Path) -> list[Row] | N
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # there is none, or it is damaged: measure anew
         kept = json.loads(path.read_text())
         if kept["question"] == question:
-            return [_with_nan(row) for row in kept["rows"]]
+            return _with_nan(kept["rows"])
     rows = json.loads(dumps(module.measure(preset, data)))
     write_atomically(path, dumps({"question": question, "rows": rows}))
-    return [_with_nan(row) for row in rows]
+    return _with_nan(rows)
 
 
-def _with_nan(row: Row) -> Row:
-    """JSON has null for what is not a finite number; claims and figures want nan."""
-    return {**row, "metrics": {name: math.nan if value is None else value for name, value in row["metrics"].items()}}
+def _with_nan(rows: list[Row]) -> list[Row]:
+    return [{**row, "metrics": with_nan(row["metrics"])} for row in rows]
 
 
 def _verdicts(module: ModuleType, rows: list[Row], measured: list[Row] | None) -> list[claims.Verdict]:

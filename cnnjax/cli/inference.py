@@ -63,8 +63,32 @@ def compiled(compute: Callable[..., Any], *arguments: Any) -> Callable[..., Any]
     return jax.jit(compute).lower(*arguments).compile()
 
 
+def check_answers(answered: np.ndarray, label: Callable[[int], str]) -> None:
+    """Refuses a network that gives a picture no finite largest logit: NaN or infinity name no class.
+
+    Args:
+      answered: (N,), ``metrics.answered`` of each picture.
+      label: number of a picture -> what to call it.
+
+    Raises:
+      UsageError: naming the first such picture.
+    """
+    if not answered.all():
+        (bad,) = np.nonzero(~answered)
+        raise UsageError(
+            f"The network's output is not finite for {len(bad)} of {len(answered)} images, such as {label(bad[0])}: it "
+            "names no class. Check that the weights are whole (no NaN, no infinity) and belong to this network."
+        )
+
+
 def probabilities(
-    model: Any, variables: Any, prepare: Prepare, count: int, shape: Sequence[int], listen: Callable[[int, str], None]
+    model: Any,
+    variables: Any,
+    prepare: Prepare,
+    count: int,
+    shape: Sequence[int],
+    listen: Callable[[int, str], None],
+    label: Callable[[int], str] = str,
 ) -> np.ndarray:
     """Class probabilities (N, classes) of the softmax, in evaluation mode.
 
@@ -75,6 +99,10 @@ def probabilities(
       count: number of images.
       shape: (H, W, C).
       listen: called with the number of images done.
+      label: number of an image -> what an error calls it.
+
+    Raises:
+      UsageError: the network's output for an image is not finite.
     """
     size = min(count, 16)
     compute = compiled(
@@ -82,7 +110,10 @@ def probabilities(
         variables, jax.ShapeDtypeStruct((size, *shape), jnp.float32),
     )  # fmt: skip
     variables, found = jax.device_put(variables), []
+    done = 0
     for images, valid in batches(prepare, count, size):
         found.append(np.asarray(compute(variables, images))[:valid])
-        listen(sum(map(len, found)), "")
+        check_answers(np.isfinite(found[-1]).all(-1), lambda n, start=done: label(start + n))
+        done += valid
+        listen(done, "")
     return np.concatenate(found)

@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 an experiment failed, 2 bad input, 130 interrupted (the sa
 import argparse
 import datetime
 import importlib
-import json
 import sys
 import textwrap
 from collections import Counter
@@ -21,6 +20,7 @@ from cnnjax.interrupt import stoppable
 from cnnjax.report import gallery
 from cnnjax.report.gallery import NOT_RUN, RULE_CHANGED
 from cnnjax.report.table import VERDICT_STYLES, effect_text
+from cnnjax.strict_json import encode
 from cnnjax.typing import UsageError, unknown
 
 SIGNATURES = 3  # as many are printed: one for each program
@@ -115,7 +115,7 @@ def _main(options: argparse.Namespace) -> int:
         return code
     entries = evidence.ledger(workdir, modules)
     if options.json:
-        print(json.dumps(entries, indent=1))
+        print(encode(entries, indent=1))
     elif options.report is not None:
         print(f"Report: {report(Path(options.report or workdir / 'index.html'), entries, modules)}")
     else:

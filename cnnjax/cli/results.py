@@ -1,12 +1,12 @@
 """Reading what sweeps have left: a results directory, or committed evidence, which has results.csv in place of rows."""
 
 import csv
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cnnjax.report.table import csv_text
+from cnnjax.strict_json import encode
 from cnnjax.sweep.store import Row, Store
 from cnnjax.typing import UsageError
 
@@ -152,5 +152,5 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 def difference(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """``name: value and value`` where they differ, else nothing; of digests their beginnings."""
-    texts = [json.dumps(each[name])[:40] if name in each else "not recorded" for each in (one, other)]
+    texts = [encode(each[name])[:40] if name in each else "not recorded" for each in (one, other)]
     return f"{name}: {texts[0]} and {texts[1]}" if one.get(name) != other.get(name) else ""

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from cnnjax.strict_json import encode
 from cnnjax.typing import UsageError
 
 
@@ -71,7 +72,7 @@ def write(
         fingerprint = fill(images, labels)
         images.flush()
         np.save(new / "labels.npy", labels)
-        (new / "fingerprint.json").write_text(json.dumps(fingerprint))
+        (new / "fingerprint.json").write_text(encode(fingerprint))
         _replace(_entry(key), new)
 
 
@@ -90,7 +91,7 @@ def write_list(key: str, found: list[tuple[int, str]]) -> None:
       UsageError: the directory cannot be written.
     """
     with _new_directory(_list(key).parent, needed=2**20) as new:
-        (new / "list.json").write_text(json.dumps(found))
+        (new / "list.json").write_text(encode(found))
         (new / "list.json").replace(_list(key))
 
 

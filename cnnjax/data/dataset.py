@@ -2,13 +2,14 @@
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, UInt8
+
+from cnnjax.strict_json import encode
 
 SPLITS = ("train", "valid", "test")
 
@@ -151,7 +152,7 @@ def principal_components(covariance: Float64[np.ndarray, "c c"]) -> Float64[np.n
 def _fingerprint(
     images: UInt8[np.ndarray, "n h w c"], labels: Int32[np.ndarray, " n"], ranges: dict[str, tuple[int, int]]
 ) -> str:
-    digest = hashlib.sha256(json.dumps([images.shape, ranges]).encode())
+    digest = hashlib.sha256(encode([images.shape, ranges]).encode())
     # The arrays' own memory is hashed: a copy of mapped images might not fit into memory.
     digest.update(np.ascontiguousarray(images).data)
     digest.update(np.ascontiguousarray(labels, dtype="<i4").data)

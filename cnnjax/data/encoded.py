@@ -5,7 +5,6 @@ A reader says what there is (``Encoded``); here it is divided into splits, decod
 
 import dataclasses
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from jaxtyping import Int, Int32, UInt8
 from cnnjax.data import cache, decode
 from cnnjax.data.dataset import SPLITS, DataConfig, Dataset, Info, Progress, assemble
 from cnnjax.rng import permutation
+from cnnjax.strict_json import encode
 from cnnjax.typing import UsageError
 
 # Where a source has training examples only, this share of them becomes the test split.
@@ -251,7 +251,7 @@ def _key(encoded: Encoded, config: DataConfig, info: Info) -> str:
 
 
 def _digest(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return hashlib.sha256(encode(parts).encode()).hexdigest()
 
 
 def _decode_all(

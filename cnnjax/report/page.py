@@ -5,7 +5,6 @@ same rows give the same bytes. Everything that comes from an experiment or a run
 """
 
 import base64
-import json
 import math
 import statistics
 import textwrap
@@ -34,6 +33,7 @@ from cnnjax.report.table import (
     value_text,
     write_results_csv,
 )
+from cnnjax.strict_json import encode
 from cnnjax.typing import UsageError
 
 LISTED_ENTRIES = 1000  # of the manifest
@@ -316,7 +316,7 @@ def _run(rows: Sequence[Row], manifest: Mapping[str, Any]) -> str:
         "versions": escape(versions),
         "data": f"<code>{escape(str(manifest['data']))}</code>" if "data" in manifest else "",
     }
-    folded = escape(json.dumps(_without_long_lists(manifest), indent=2, sort_keys=True))
+    folded = escape(encode(_without_long_lists(manifest), indent=2, sort_keys=True))
     return f"{definitions(facts)}{_signatures(rows)}<details><summary>Manifest</summary><pre>{folded}</pre></details>\n"
 
 

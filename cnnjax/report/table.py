@@ -8,7 +8,6 @@ enter a mean: a diverged or failed run is counted beside it, never averaged into
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from cnnjax import stats
 from cnnjax.process import write_atomically
 from cnnjax.report import excerpt
+from cnnjax.strict_json import encode
 from cnnjax.typing import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-JSON = json.JSONEncoder(sort_keys=True)  # one for all rows: ``json.dumps`` would make one for each
 UNITS = {"error": "fraction", "accuracy": "fraction", "iou": "fraction", "loss": "mean per example"}
 VERDICT_STYLES = {"reproduced": ("✓", "green"), "refuted": ("✗", "red"), "inconclusive": ("?", "yellow")}
 
@@ -77,7 +76,7 @@ def conditions(rows: Iterable[Row]) -> list[Condition]:
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(JSON.encode(row["assignment"]), []).append(row)
+        groups.setdefault(encode(row["assignment"], sort_keys=True), []).append(row)
     for group in groups.values():
         _check_seeds(group)
     return [
@@ -116,7 +115,7 @@ def value_text(value: Any) -> str:
     if isinstance(value, float):
         short = f"{value:g}"
         return short if float(short) == value else repr(value)
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else encode(value)
 
 
 def subject(found: Sequence[Condition]) -> str:
@@ -296,4 +295,4 @@ def csv_text(value: Any) -> str:
     """A value as results.csv has it: text as it is, everything else as JSON, nothing for None."""
     if value is None:
         return ""
-    return value if isinstance(value, str) else JSON.encode(value)
+    return value if isinstance(value, str) else encode(value, sort_keys=True)

@@ -14,6 +14,7 @@ import jax
 
 from cnnjax.data.catalog import DataConfig, Dataset, load
 from cnnjax.process import write_atomically
+from cnnjax.strict_json import encode
 from cnnjax.sweep.execution import Execution
 from cnnjax.sweep.plan import Bundle, Point
 from cnnjax.sweep.store import Row, Store, encoded, encoded_arrays
@@ -188,7 +189,7 @@ def _earlier(store: Store, checkpoints: Path, mix_signatures: bool) -> list[str]
     for other in others:
         if checkpoint.steps(other):
             before = json.loads((other / EARLIER).read_text()) if (other / EARLIER).exists() else []
-            write_atomically(other / EARLIER, json.dumps([*before, other.name.rpartition("-")[2]]))
+            write_atomically(other / EARLIER, encode([*before, other.name.rpartition("-")[2]]))
             checkpoint.remove(checkpoints)
             os.rename(other, checkpoints)
             break

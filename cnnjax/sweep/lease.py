@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax import process
+from cnnjax.strict_json import encode
 
 LEASE_SECONDS = 60.0
 BEATS = 6  # in the time that a lease lasts
@@ -119,7 +120,7 @@ class Leases:
             return None
         self.directory.mkdir(parents=True, exist_ok=True)
         known = {"worker": self.worker, "seconds": self.seconds, "since": time.time(), **self._holder, **about}
-        record = json.dumps({**known, "token": uuid.uuid4().hex})
+        record = encode({**known, "token": uuid.uuid4().hex})
         partial = process.partial(self.directory, "lease")
         try:
             partial.write_text(record)

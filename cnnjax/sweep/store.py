@@ -12,7 +12,6 @@ import base64
 import contextlib
 import hashlib
 import json
-import math
 import os
 import shutil
 import time
@@ -24,6 +23,7 @@ import numpy as np
 
 from cnnjax import process
 from cnnjax.process import write_atomically
+from cnnjax.strict_json import encode, finite
 from cnnjax.sweep.lease import LEASE_SECONDS, Leases
 from cnnjax.typing import UsageError, differences
 
@@ -273,7 +273,7 @@ class Store:
     def write(self, row: Row) -> None:
         """Adds the row of a finished run; one that is there already stays as it is."""
         path = self._path(row["run_id"])
-        row = _finite(row)
+        row = finite(row)
         _link(path, dumps({**row, DIGEST: _content(row)}))
         self._failure(row["run_id"]).unlink(missing_ok=True)
 
@@ -338,7 +338,7 @@ class Store:
 
 def dumps(value: Any) -> str:
     """JSON in the given order; numbers that are not finite become null, which every reader understands."""
-    return json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
+    return encode(value, indent=1) + "\n"
 
 
 def _link(path: Path, text: str) -> None:
@@ -354,7 +354,7 @@ def _link(path: Path, text: str) -> None:
 
 
 def _content(row: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(encode(row, sort_keys=True).encode()).hexdigest()
 
 
 def _checked(run: str) -> str:
@@ -366,16 +366,6 @@ def _checked(run: str) -> str:
 
 def _is_passing(path: Path) -> bool:
     return path.name.startswith(process.PARTIAL) or path.name == "leases"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _check_writable(directory: Path) -> None:

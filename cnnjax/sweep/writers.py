@@ -13,6 +13,7 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
+from cnnjax.strict_json import encode
 from cnnjax.typing import UsageError, unknown
 
 Event = dict[str, Any]
@@ -83,7 +84,7 @@ class _TensorBoard(Writer):
         from tensorboardX.summary import hparams
 
         final = {f"final/{name}": value for name, value in _numbers(event["metrics"]).items()}
-        assigned = {name: value if isinstance(value, int | float | str) else json.dumps(value)
+        assigned = {name: value if isinstance(value, int | float | str) else encode(value)
                     for name, value in _condition(row).items()}  # fmt: skip
         for summary in hparams(assigned, final):
             place.file_writer.add_summary(summary)

@@ -17,7 +17,7 @@ from cnnjax.analysis import gabor, layers
 from cnnjax.analysis.support import effective_side, gradient_energy
 from cnnjax.analysis.support import roughness as roughness_of
 from cnnjax.losses import cross_entropy
-from cnnjax.metrics import Sums, weighted_sum
+from cnnjax.metrics import Sums, predicted, weighted_sum
 from cnnjax.ops.resize import bilinear
 from cnnjax.typing import Images, UsageError
 
@@ -49,22 +49,22 @@ def shifts(subject: Subject, batch: dict[str, Any]) -> Sums:
     """Stability to small shifts (S3:211-236; S1:1055): images moved by 1 to 4 pixels to the left and to the right.
 
     ``error_shift<d>``: error of the moved images. ``changed_shift<d>``: share of them whose predicted class
-    differs from that of the unmoved image. What moves in repeats the image's edge.
+    differs from that of the unmoved image, or is none (``metrics.predicted``). What moves in repeats the image's edge.
     """
     images = batch["images"]
     width = images.shape[2]
 
-    def predicted(offset):
+    def class_of(offset):
         columns = jnp.clip(jnp.arange(width) - offset, 0, width - 1)
-        return jnp.argmax(subject.forward(images[:, :, columns])[0], -1)
+        return predicted(subject.forward(images[:, :, columns])[0])
 
     offsets = [0, *(sign * shift for shift in SHIFTS for sign in (-1, 1))]
-    classes = jax.lax.map(predicted, jnp.asarray(offsets))
+    classes = jax.lax.map(class_of, jnp.asarray(offsets))
     found = {}
     for place, shift in enumerate(SHIFTS):
         moved = classes[1 + 2 * place : 3 + 2 * place]
         found[f"error_shift{shift}"] = _share(moved != batch["labels"], batch)
-        found[f"changed_shift{shift}"] = _share(moved != classes[0], batch)
+        found[f"changed_shift{shift}"] = _share((moved != classes[0]) | (moved < 0), batch)
     return found
 
 
@@ -80,7 +80,7 @@ def sizes(subject: Subject, batch: dict[str, Any]) -> Sums:
 
     def wrong(percent):
         sides = (round(images.shape[1] * percent / 100), round(images.shape[2] * percent / 100))
-        return jnp.argmax(subject.forward(bilinear(images, sides))[0], -1) != batch["labels"]
+        return predicted(subject.forward(bilinear(images, sides))[0]) != batch["labels"]
 
     return {f"error_size{percent}": _share(wrong(percent), batch) for percent in SIZES}
 
@@ -97,7 +97,7 @@ def batch_statistics(subject: Subject, batch: dict[str, Any]) -> Sums:
     logits = jax.lax.map(lambda at: subject.forward(batch["images"][at], train=True)[0], places)
     logits = logits.reshape(groups * size, -1)[:count]
     return {
-        "error_batch_statistics": _share(jnp.argmax(logits, -1) != batch["labels"], batch),
+        "error_batch_statistics": _share(predicted(logits) != batch["labels"], batch),
         "loss_batch_statistics": _sum(cross_entropy(logits, batch["labels"]), batch),
     }
 
@@ -161,7 +161,7 @@ def auxiliary(subject: Subject, batch: dict[str, Any]) -> Sums:
     if not heads:
         name = type(subject.model).__name__
         raise UsageError(f"{name} has no auxiliary heads to probe. Use googlenet with --model.auxiliary.")
-    return {f"error_{name}": _share(jnp.argmax(logits, -1) != batch["labels"], batch) for name, logits in heads.items()}
+    return {f"error_{name}": _share(predicted(logits) != batch["labels"], batch) for name, logits in heads.items()}
 
 
 def effective_field(subject: Subject, batch: dict[str, Any]) -> Sums:
@@ -258,7 +258,7 @@ def _over_views(subject, batch, views, name):
     probabilities = jax.lax.map(lambda images: jax.nn.softmax(subject.forward(images)[0]), views).mean(0)
     logits = jnp.log(jnp.maximum(probabilities, jnp.finfo(jnp.float32).tiny))
     return {
-        f"error_{name}": _share(jnp.argmax(probabilities, -1) != batch["labels"], batch),
+        f"error_{name}": _share(predicted(probabilities) != batch["labels"], batch),
         f"loss_{name}": _sum(cross_entropy(logits, batch["labels"]), batch),
     }
 

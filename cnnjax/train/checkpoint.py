@@ -28,6 +28,7 @@ import jax
 import numpy as np
 
 from cnnjax import process, tree
+from cnnjax.strict_json import encode
 from cnnjax.typing import UsageError, differences
 
 KEEP = 2  # the newest, and one to fall back on
@@ -166,7 +167,7 @@ def _write(path: Path, record: Mapping[str, Any], arrays: Any) -> None:
         with _quiet():
             ocp.save((path / ARRAYS).absolute(), arrays)
     record = {**record, "files": {name: _file_digest(path / name) for name in _files(path)}}
-    text = json.dumps({"record": record, "sha256": _sha256(record)}, indent=1)
+    text = encode({"record": record, "sha256": _sha256(record)}, indent=1)
     (path / RECORD).write_text(text)
     for written in (*path.rglob("*"), path):
         _flush(written)
@@ -206,7 +207,7 @@ def _refuse_others(path: Path, record: dict[str, Any], owner: Mapping[str, Any],
     shapes = dict(zip(tree.names(like), map(_shape, jax.tree_util.tree_leaves(like)), strict=True))
     there = {name: _shape_text(leaf["dtype"], leaf["shape"]) for name, leaf in record["leaves"].items()}
     for old, new, what in ((record["owner"], owner, "other runs"), (there, shapes, "a program with other arrays")):
-        if lines := differences(_flat(old), _flat(json.loads(json.dumps(new)))):
+        if lines := differences(_flat(old), _flat(json.loads(encode(new)))):
             raise UsageError(
                 f"{path} is a checkpoint of {what}:\n" + "\n".join(lines) + f"\nRemove {path.parent} to begin anew, "
                 "or use another --workdir."
@@ -316,7 +317,7 @@ def _file_digest(path: Path) -> str:
 
 
 def _sha256(record: Any) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(encode(record, sort_keys=True).encode()).hexdigest()
 
 
 def _reason(error: Exception) -> str:

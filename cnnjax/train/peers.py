@@ -21,6 +21,7 @@ import numpy as np
 
 from cnnjax import tree
 from cnnjax.process import write_atomically
+from cnnjax.strict_json import encode
 from cnnjax.train import checkpoint
 from cnnjax.typing import UsageError
 
@@ -143,7 +144,7 @@ def agree(value: Any, when: str) -> None:
     """
     if jax.process_count() == 1:
         return
-    word = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
+    word = hashlib.sha256(encode(value, sort_keys=True).encode()).digest()
     others = _gathered(np.frombuffer(word, np.uint8))
     different = [process for process, other in enumerate(others) if other.tobytes() != others[0].tobytes()]
     if different:
@@ -180,7 +181,7 @@ def commit(directory: Path, step: int, arrays: Any) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     record = {"process": jax.process_index(), "processes": jax.process_count(), "digest": digest}
     own = f"commit-{jax.process_index()}"
-    write_atomically(directory / f"{step}.{own}", json.dumps(record))
+    write_atomically(directory / f"{step}.{own}", encode(record))
     agree(digest, f"step {step}")
     mine = sorted(directory.glob(f"*.{own}"), key=lambda path: int(path.name.split(".")[0]))
     for old in mine[:-KEEP_COMMITS]:

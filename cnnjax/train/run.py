@@ -15,6 +15,7 @@ from cnnjax import metrics, tree
 from cnnjax.data.catalog import Dataset
 from cnnjax.data.dataset import SPLITS
 from cnnjax.data.feed import Chunk, Feed, Mode
+from cnnjax.strict_json import with_nan
 from cnnjax.tasks.frozen import COLLECTION, merge
 from cnnjax.train import checkpoint, peers, shard
 from cnnjax.train.features import Start, start
@@ -251,7 +252,7 @@ class _Bundle:
             peers.check_sharing(restored.extra["sharing"], self._sharing(), mix_devices)
             self.state, self.sums = self.compiled.on_devices(restored.arrays)
             self.step = self.first_step = restored.extra["step"]
-            self.history = restored.extra["history"]
+            self.history = [[*map(with_nan, records)] for records in restored.extra["history"]]
             self.accesses = restored.extra["accesses"]
         self.advance(first._replace(length=0))  # nothing, so that the first step takes no longer than the others
 

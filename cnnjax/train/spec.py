@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import json
 import operator
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 
 from cnnjax import augment, models, rng
 from cnnjax.data.catalog import DataConfig, Info
+from cnnjax.strict_json import encode
 from cnnjax.tasks import probes, reconstruction
 from cnnjax.tasks.classify import check_outputs, classify
 from cnnjax.tasks.frozen import freeze
@@ -31,7 +31,6 @@ Decayed = Literal["kernels", "all"]
 Loss = Literal["softmax", "sigmoid"]
 TaskName = Literal["classify", "reconstruct"]
 PROBES: dict[str, Mapping[str, Any]] = {"classify": probes.PROBES, "reconstruct": reconstruction.PROBES}  # by task
-JSON = json.JSONEncoder(sort_keys=True)
 PLAIN = (float, int, str, bool, type(None))  # what JSON has too
 ALL_PROBES = ", ".join(name for known in PROBES.values() for name in known)
 
@@ -85,7 +84,7 @@ class Spec:
 
     @functools.cached_property
     def _text(self) -> str:
-        return JSON.encode(to_json(self))
+        return encode(to_json(self), sort_keys=True)
 
 
 @jax.tree_util.register_dataclass
@@ -315,7 +314,7 @@ def json_text(value: Any) -> str:
     """The JSON that ``digest`` is of; that of a Spec is made once, unless it names a file, which may change."""
     if isinstance(value, Spec) and not value.weights:
         return value._text
-    return JSON.encode(to_json(value))
+    return encode(to_json(value), sort_keys=True)
 
 
 def digest_of_text(text: str) -> str:

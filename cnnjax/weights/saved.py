@@ -16,6 +16,7 @@ import numpy as np
 
 from cnnjax import __version__, models, tree
 from cnnjax.process import write_atomically
+from cnnjax.strict_json import encode
 from cnnjax.typing import UsageError
 from cnnjax.weights import fit, safetensors_file
 from cnnjax.weights.leaves import Variables, nested
@@ -98,7 +99,7 @@ def save(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     _write_tensors(path, variables)
-    write_atomically(_json_path(path), json.dumps({**described, "description": _digest(described)}, indent=1).encode())
+    write_atomically(_json_path(path), encode({**described, "description": _digest(described)}, indent=1).encode())
 
 
 def restore(path: str | Path) -> Saved:
@@ -222,7 +223,7 @@ def _json_path(path: Path) -> Path:
 
 
 def _digest(described: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(encode(described, sort_keys=True).encode()).hexdigest()
 
 
 def _plain(field: str, value: Any) -> Any:

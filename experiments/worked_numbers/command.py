@@ -1,7 +1,6 @@
 """The table of worked numbers and errata: what is printed, what comes out, and whether they agree."""
 
 import difflib
-import json
 import re
 import sys
 from collections import Counter
@@ -9,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from cnnjax.cli.arguments import HELP, Arguments, help_lines
+from cnnjax.strict_json import encode
 from experiments import lectures
 from experiments.lectures import Row
 
@@ -103,7 +103,7 @@ def _report(rows: list[Row], as_json: bool) -> int:
     outcomes = [(row, outcome(known[row.row])) for row in rows]
     count = Counter(found.verdict for _, found in outcomes)
     if as_json:
-        print(json.dumps([entry(row, found) for row, found in outcomes], indent=1))
+        print(encode([entry(row, found) for row, found in outcomes], indent=1))
     else:
         from cnnjax.tables import show as show_table
 

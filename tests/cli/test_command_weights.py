@@ -316,3 +316,21 @@ def test_files_that_are_there_stay(run, refused, toy, animals, tmp_path):
     run(*argv, f"--to={ours}", "--overwrite", *STEPS)
     assert weights.restore(ours).name == "toy"
     assert not list(tmp_path.glob(".*"))
+
+
+# what is not finite
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("json_flag", [(), ("--json",)])
+def test_outputs_that_are_not_finite_are_refused_by_name(refused, tmp_path, bad, json_flag):
+    variables = filled(models.create("mlp", **SMALL), COLOUR.image_shape)
+    variables["params"]["head"]["bias"] = jnp.asarray([0.0, bad, 0.0])
+    path = tmp_path / "broken.safetensors"
+    weights.save(path, variables, "mlp", preprocessing=COLOUR, image_shape=COLOUR.image_shape, class_names=ANIMALS,
+                 **SMALL)  # fmt: skip
+    root = pictures(tmp_path / "data" / "test", ANIMALS, 1).parent
+    for arguments in (["predict", f"--weights={path}", str(root / "test" / "ant")],
+                      ["evaluate", f"--weights={path}", f"--data=folder:{root / 'test'}", "--split=all"]):  # fmt: skip
+        said = refused(*arguments, *json_flag)
+        assert "output is not finite for" in said and "0.png" in said and "weights" in said

@@ -14,12 +14,12 @@ examples:
   cnnjax compare runs/on_laptop runs/on_cluster --json
 """
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnjax.cli.arguments import Arguments
+from cnnjax.strict_json import encode
 
 if TYPE_CHECKING:
     from cnnjax.cli.results import Results
@@ -47,7 +47,7 @@ def run(arguments: Arguments) -> int:
     one, other = (results.read(Path(name)) for name in arguments.positional)
     found = compared(one, other)
     if arguments.json:
-        print(json.dumps(found, indent=1))
+        print(encode(found, indent=1))
     else:
         _show(found, one, other)
     return 0 if found["runs"] and not found["differ"] else 1

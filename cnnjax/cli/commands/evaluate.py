@@ -12,14 +12,15 @@ examples:
   cnnjax evaluate --weights=mine.safetensors --data=digits --json
 """
 
-import json
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cnnjax.cli import weights_flags
 from cnnjax.cli.arguments import Arguments
+from cnnjax.strict_json import encode
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,10 +36,12 @@ class Examples(NamedTuple):
     Attributes:
       prepare: number of an example -> its image (H, W, C) as the network takes it.
       labels: (N,), in the order of the network's classes.
+      name: number of an example -> what an error calls it.
     """
 
     prepare: "Prepare"
     labels: "np.ndarray"
+    name: Callable[[int], str]
 
 
 def define(arguments: Arguments, argv: list[str]) -> None:
@@ -59,7 +62,8 @@ def run(arguments: Arguments) -> None:
     """Prints the numbers.
 
     Raises:
-      UsageError: the weights or the data are not given, cannot be read, or do not fit each other.
+      UsageError: the weights or the data are not given, cannot be read, or do not fit each other, or the network's output
+        for an image is not finite.
     """
     from cnnjax.cli import pretrained
     from cnnjax.tables import show
@@ -75,7 +79,7 @@ def run(arguments: Arguments) -> None:
     numbers = _evaluated(found, examples, steps, arguments.batch_size)
     asked = {"model": found.name, "weights": arguments.weights, "data": arguments.data, "split": arguments.split}
     if arguments.json:
-        print(json.dumps({**asked, **numbers}, indent=1))
+        print(encode({**asked, **numbers}, indent=1))
     else:
         show(_table(asked, numbers), pretrained.described(steps))
 
@@ -91,14 +95,16 @@ def _examples(arguments: Arguments, found: "Pretrained", steps: "Preprocessing",
     if arguments.data.startswith("folder:") and config.argument:
         paths, labels, names = folder.files(config, arguments.split)
         of_class = matched(names, found.class_names, classes, arguments.data)
-        return Examples(lambda n: prepare_file(paths[n], steps), of_class[np.array(labels)])
+        prepare, name = (lambda n: prepare_file(paths[n], steps)), (lambda n: str(paths[n]))
+        return Examples(prepare, of_class[np.array(labels)], name)
     info = describe(config)
     of_class = matched(info.class_names, found.class_names, classes, arguments.data)
     with bar(sum(info.sizes.values()), "images") as listen:
         dataset = load(config, lambda done, total: listen(done, "decoding"))
     chosen = slice(None) if arguments.split == "all" else slice(*dataset.ranges[arguments.split])
     images = dataset.images[chosen]
-    return Examples(lambda n: steps.apply(np.asarray(images[n])), of_class[dataset.labels[chosen]])
+    prepare, name = (lambda n: steps.apply(np.asarray(images[n]))), (lambda n: f"number {n} of {arguments.split}")
+    return Examples(prepare, of_class[dataset.labels[chosen]], name)
 
 
 def matched(ours: tuple[str, ...], theirs: tuple[str, ...], classes: int, data: str) -> "np.ndarray":
@@ -142,7 +148,7 @@ def _evaluated(found: "Pretrained", examples: Examples, steps: "Preprocessing", 
     import numpy as np
 
     from cnnjax.cli.bar import bar
-    from cnnjax.cli.inference import batches, compiled
+    from cnnjax.cli.inference import batches, check_answers, compiled
 
     count = len(examples.labels)
     size = min(batch_size, count)
@@ -153,7 +159,9 @@ def _evaluated(found: "Pretrained", examples: Examples, steps: "Preprocessing", 
     with bar(count, "images") as listen:
         for images, valid in batches(examples.prepare, count, size):
             labels = np.resize(examples.labels[done : done + valid], size)
-            parts.append([np.asarray(part)[:valid] for part in compute(variables, images, labels)])
+            *numbers, answered = (np.asarray(part)[:valid] for part in compute(variables, images, labels))
+            check_answers(answered, lambda n, start=done: examples.name(start + n))
+            parts.append(numbers)
             done += valid
             listen(done, "")
     seconds = time.perf_counter() - started
@@ -164,16 +172,16 @@ def _evaluated(found: "Pretrained", examples: Examples, steps: "Preprocessing", 
     }  # fmt: skip
 
 
-def _per_example(model: Any, variables: Any, images: Any, labels: Any) -> tuple[Any, Any, Any]:
-    """Cross-entropy, and whether the label is not the likeliest class, or not among the five likeliest."""
+def _per_example(model: Any, variables: Any, images: Any, labels: Any) -> tuple[Any, Any, Any, Any]:
+    """Cross-entropy, whether the label is not the likeliest class or not among the five likeliest, and ``answered``."""
     import jax
 
-    from cnnjax import losses
+    from cnnjax import losses, metrics
 
     logits = model.apply(variables, images)[0]
     _, likeliest = jax.lax.top_k(logits, min(5, logits.shape[-1]))
     hit = likeliest == labels[:, None]
-    return losses.cross_entropy(logits, labels), ~hit[:, 0], ~hit.any(-1)
+    return losses.cross_entropy(logits, labels), ~hit[:, 0], ~hit.any(-1), metrics.answered(logits)
 
 
 def _table(asked: dict[str, Any], numbers: dict[str, Any]) -> Any:

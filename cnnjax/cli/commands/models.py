@@ -15,10 +15,10 @@ examples:
 """
 
 import fnmatch
-import json
 from typing import Any
 
 from cnnjax.cli.arguments import Arguments
+from cnnjax.strict_json import encode
 
 
 def define(arguments: Arguments, argv: list[str]) -> None:
@@ -39,7 +39,7 @@ def run(arguments: Arguments) -> None:
     with bar(len(names), "networks") as listen:
         rows = census(names, listen)
     if arguments.json:
-        print(json.dumps(rows, indent=1))
+        print(encode(rows, indent=1))
     else:
         from cnnjax.tables import show
 

@@ -13,12 +13,12 @@ examples:
   cnnjax predict --weights=mine.safetensors --top=1 --json cat.jpg dog.jpg
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnjax.cli import weights_flags
 from cnnjax.cli.arguments import Arguments
+from cnnjax.strict_json import encode
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +40,8 @@ def run(arguments: Arguments) -> None:
     """Prints the classes.
 
     Raises:
-      UsageError: no weights or images are given, or they cannot be read or do not fit each other.
+      UsageError: no weights or images are given, they cannot be read or do not fit each other, or the network's output
+        for an image is not finite.
     """
     from cnnjax.cli import pretrained
     from cnnjax.cli.bar import bar
@@ -56,14 +57,15 @@ def run(arguments: Arguments) -> None:
     names = found.class_names or tuple(map(str, range(classes)))
     with bar(len(paths), "images") as listen:
         shares = probabilities(
-            found.model, found.variables, lambda n: prepare_file(paths[n], steps), len(paths), steps.image_shape, listen
-        )
+            found.model, found.variables, lambda n: prepare_file(paths[n], steps), len(paths), steps.image_shape,
+            listen, lambda n: str(paths[n]),
+        )  # fmt: skip
     rows = [
         {"image": str(path), "classes": likeliest(share, names, arguments.top)}
         for path, share in zip(paths, shares, strict=True)
     ]
     if arguments.json:
-        print(json.dumps(rows, indent=1))
+        print(encode(rows, indent=1))
     else:
         show(_table(rows), pretrained.described(steps))
 

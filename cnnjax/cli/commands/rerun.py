@@ -14,7 +14,6 @@ examples:
   cnnjax rerun runs/degradation 3f2983c5 --keep=runs/again
 """
 
-import json
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnjax.cli.arguments import Arguments
+from cnnjax.strict_json import encode
 
 if TYPE_CHECKING:
     from cnnjax.cli.results import Results
@@ -65,7 +65,7 @@ def run(arguments: Arguments) -> int:
             print(f"cnnjax rerun: {error}", file=sys.stderr)
             return 1
     compared = comparison(old, new, found)
-    print(json.dumps(compared, indent=1)) if arguments.json else _show(compared, old, new)
+    print(encode(compared, indent=1)) if arguments.json else _show(compared, old, new)
     return 0 if compared["agree"] else 1
 
 

@@ -17,12 +17,12 @@ examples:
 """
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnjax.cli.arguments import Arguments
+from cnnjax.strict_json import encode
 
 if TYPE_CHECKING:
     from cnnjax.cli.sweep_status import Observer, Status, Working
@@ -55,7 +55,7 @@ def run(arguments: Arguments) -> None:
     if arguments.follow:
         _follow(observers)
     elif arguments.json:
-        print(json.dumps([as_json(observer.look()) for observer in observers], indent=1))
+        print(encode([as_json(observer.look()) for observer in observers], indent=1))
     else:
         from cnnjax.tables import show
 

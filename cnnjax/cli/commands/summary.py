@@ -19,10 +19,10 @@ examples:
   cnnjax summary mine.networks:Small --input=28,28,1 --width=32 --units
 """
 
-import json
 from typing import Any
 
 from cnnjax.cli.arguments import Arguments
+from cnnjax.strict_json import encode
 
 
 def define(arguments: Arguments, argv: list[str]) -> None:
@@ -67,7 +67,7 @@ def run(arguments: Arguments) -> None:
     if arguments.figure:
         _draw(found, name, arguments.figure)
     if arguments.json:
-        print(json.dumps({"name": name, **found.to_json()}, indent=1))
+        print(encode({"name": name, **found.to_json()}, indent=1))
     else:
         _show(found, name, model)
 
