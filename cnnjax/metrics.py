@@ -12,7 +12,7 @@ Sums = dict[str, Any]  # name -> weighted sum; "count" -> sum of the weights
 
 
 def answered(scores: Float[Array, "*n classes"]) -> Bool[Array, "*n"]:
-    """Whether logits or probabilities say anything: their largest is finite. A class at -inf is ruled out, and may be."""
+    """Whether logits or probabilities say anything: their largest is finite. A class at -inf is just ruled out."""
     return jnp.isfinite(jnp.max(scores, -1))
 
 

@@ -45,7 +45,7 @@ def test_finite_values_are_written_as_python_writes_them():
 
 def test_null_becomes_nan_again():
     read = with_nan(json.loads(encode({"loss": math.inf, "step": 3})))
-    assert math.isnan(read["loss"]) and read["step"] == 3
+    assert (math.isnan(read["loss"]), read["step"]) == (True, 3)
 
 
 @pytest.mark.parametrize("folder", ["cnnjax", "experiments", "launch", "benchmarks"])

@@ -62,8 +62,8 @@ def run(arguments: Arguments) -> None:
     """Prints the numbers.
 
     Raises:
-      UsageError: the weights or the data are not given, cannot be read, or do not fit each other, or the network's output
-        for an image is not finite.
+      UsageError: the weights or the data are not given, cannot be read or do not fit each other, or the network's
+        output for an image is not finite.
     """
     from cnnjax.cli import pretrained
     from cnnjax.tables import show
