@@ -8,7 +8,8 @@ needs no memory of its own.
 import math
 from typing import Any
 
-from cnnjax.analysis.program import Program, inner, live
+from cnnjax.analysis.bodies import inner, live
+from cnnjax.analysis.program import Program
 
 VIEWS = {"reshape", "squeeze", "slice", "broadcast_in_dim", "name", "stop_gradient", "copy", "optimization_barrier"}
 

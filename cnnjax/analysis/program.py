@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from cnnjax import rng, tree
+from cnnjax.analysis.bodies import inner, live, scan
 from cnnjax.ops.conv import traced_as_convolutions
 from cnnjax.typing import UsageError
 
@@ -23,8 +24,6 @@ Path = tuple[str, ...]
 # What modules call the switch between training and evaluation, and its value in training.
 SWITCHES = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
 MARK = re.compile(r"cnnjax\[([^\]]*)\]")
-# These hold a program too, but of single numbers: how two are combined.
-COMBINING = ("reduce", "scatter", "select_and")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,34 +164,6 @@ def switches(model: nn.Module, training: bool) -> dict[str, bool]:
     return {name: value is training for name, value in SWITCHES.items() if name in known}
 
 
-def live(equations: list[Any], outputs: list[Any]) -> list[Any]:
-    """The equations that the outputs depend on."""
-    needed = {atom for atom in outputs if not hasattr(atom, "val")}
-    found = []
-    for equation in reversed(equations):
-        if not needed.isdisjoint(equation.outvars):
-            found.append(equation)
-            needed.update(atom for atom in equation.invars if not hasattr(atom, "val"))
-    return found[::-1]
-
-
-def inner(equation: Any) -> list[Any]:
-    """The programs that an equation calls: bodies of scans, functions with custom derivatives, compiled functions."""
-    if equation.primitive.name.startswith(COMBINING):
-        return []
-    values = [v for value in equation.params.values() for v in (value if isinstance(value, tuple) else (value,))]
-    candidates = [getattr(value, "jaxpr", value) for value in values]
-    return [candidate for candidate in candidates if hasattr(candidate, "eqns")]
-
-
-def called(equation: Any) -> Any | None:
-    """The one program that an equation calls once with its own operands; None for scans, loops and branches."""
-    programs = inner(equation)
-    if len(programs) == 1 and equation.primitive.name not in ("scan", "while", "cond"):
-        return programs[0] if len(programs[0].invars) == len(equation.invars) else None
-    return None
-
-
 def module_of(equation: Any, outer: Path) -> Path:
     """The module that an equation stands in; ``outer`` where nothing says so."""
     marks = MARK.findall(str(equation.source_info.name_stack))
@@ -210,7 +181,7 @@ def steps(equations: list[Any], path: Path = (), repeats: int = 1) -> Iterator[S
     for equation in equations:
         here = module_of(equation, path)
         programs = inner(equation)
-        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        times = found.length if (found := scan(equation)) else 1
         for program in programs:
             yield from steps(live(program.eqns, program.outvars), here, repeats * times)
         if not programs:

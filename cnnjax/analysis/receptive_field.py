@@ -13,7 +13,8 @@ from typing import Any
 
 import flax.linen as nn
 
-from cnnjax.analysis.program import Path, Program, called, live, tagged_module, trace
+from cnnjax.analysis.bodies import Scan, branches, called, inner, live, scan
+from cnnjax.analysis.program import Path, Program, tagged_module, trace
 from cnnjax.analysis.spans import Reach, Span, Window, cover
 
 
@@ -151,11 +152,14 @@ def _joins(equation: Any) -> bool:
 def _passed(equation: Any, fields: list[Field | None], found: Found) -> list[Field | None]:
     """The fields of an equation's outputs."""
     name, params = equation.primitive.name, equation.params
-    if name == "scan":
-        return _scanned(equation, fields, found)
+    loop = scan(equation)
+    if loop is not None:
+        return _scanned(loop, fields, found)
     program = called(equation)
     if program is not None:
-        return _run(program.invars, live(program.eqns, program.outvars), program.outvars, fields, found)
+        return _ran(program, fields, found)
+    if branches(equation):
+        return _one_of(equation, fields, found)
     first = fields[0]
     if name in WINDOWS and first is not None and len(equation.invars[0].aval.shape) == 4:
         windows = WINDOWS[name](equation)
@@ -180,18 +184,26 @@ def _bordered(equation: Any, fields: list[Field | None]) -> Field | None:
     return shifted[0], shifted[1]
 
 
-def _scanned(equation: Any, fields: list[Field | None], found: Found) -> list[Field | None]:
+def _ran(program: Any, fields: list[Field | None], found: Found) -> list[Field | None]:
+    return _run(program.invars, live(program.eqns, program.outvars), program.outvars, fields, found)
+
+
+def _scanned(loop: Scan, fields: list[Field | None], found: Found) -> list[Field | None]:
     """A scan's body, as often as it runs; what it reads and writes slice by slice has no map's axes in the rows."""
-    params = equation.params
-    constants, carried = params["num_consts"], params["num_carry"]
-    fixed, carry, rest = fields[:constants], fields[constants : constants + carried], fields[constants + carried :]
+    constants, carry, rows = loop.split(fields)
     outputs: list[Field | None] = []
-    body = params["jaxpr"].jaxpr
-    equations = live(body.eqns, body.outvars)
-    for _ in range(params["length"]):
-        passed = _run(body.invars, equations, body.outvars, [*fixed, *carry, *rest], found)
-        carry, outputs = passed[:carried], passed[carried:]
+    for _ in range(loop.length):
+        passed = _ran(loop.body, [*constants, *carry, *rows], found)
+        carry, outputs = passed[: loop.carried], passed[loop.carried :]
     return [*carry, *outputs]
+
+
+def _one_of(equation: Any, fields: list[Field | None], found: Found) -> list[Field | None]:
+    """What any branch of a conditional reads; and all units, where the choice between them depends on the picture."""
+    if fields[0] is not None:
+        return [_merged(equation, fields, out.aval.shape) for out in equation.outvars]
+    by_branch = [_ran(branch, fields[1:], found) for branch in branches(equation)]
+    return [_cover([field for field in several if field]) for several in zip(*by_branch, strict=True)]
 
 
 def _merged(equation: Any, fields: list[Field | None], shape: tuple[int, ...]) -> Field | None:
@@ -217,6 +229,8 @@ def _merged(equation: Any, fields: list[Field | None], shape: tuple[int, ...]) -
 def _keeps_positions(equation: Any) -> bool:
     """Whether output unit (i, j) reads input units (i, j) only, given that the sides are equal."""
     name, params = equation.primitive.name, equation.params
+    if inner(equation):  # such as the body of a loop that runs nobody knows how often
+        return False
     if name == "dot_general":
         (left, _), (batch, _) = params["dimension_numbers"]
         return tuple(left) == (3,) and not batch

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cnnjax.analysis.program import Path, Program, called, live, module_of, tagged_module
+from cnnjax.analysis.bodies import Scan, called, live, scan
+from cnnjax.analysis.program import Path, Program, module_of, tagged_module
 
 # What is never negative whatever it is made of, and what is not where none of its operands is.
 POSITIVE = {"exp", "logistic", "abs", "square", "sqrt", "rsqrt", "is_finite"}
@@ -36,8 +37,8 @@ def _run(
             within = _run(program.invars, live(program.eqns, program.outvars), signs, here, found)
             out = [_literal(atom) if hasattr(atom, "val") else within.get(atom, False) for atom in program.outvars]
             known.update(zip(equation.outvars, out, strict=True))
-        elif name == "scan":
-            known.update(zip(equation.outvars, _scanned(equation, signs, here, found), strict=True))
+        elif (loop := scan(equation)) is not None:
+            known.update(zip(equation.outvars, _scanned(loop, signs, here, found), strict=True))
         else:
             if name == "logistic" and signs[0]:
                 found.append((here, "/".join(last)))
@@ -46,21 +47,20 @@ def _run(
     return known
 
 
-def _scanned(equation: Any, signs: list[bool], path: Path, found: list[tuple[Path, str]]) -> list[bool]:
+def _scanned(loop: Scan, signs: list[bool], path: Path, found: list[tuple[Path, str]]) -> list[bool]:
     """What a scan puts out; what it carries is positive only if each turn leaves it so."""
-    params, body = equation.params, equation.params["jaxpr"].jaxpr
-    constants, carried = params["num_consts"], params["num_carry"]
+    body = loop.body
     equations = live(body.eqns, body.outvars)
+    constants, carry, rows = loop.split(signs)
     while True:
         turn: list[tuple[Path, str]] = []
-        known = _run(body.invars, equations, signs, path, turn)
+        known = _run(body.invars, equations, [*constants, *carry, *rows], path, turn)
         out = [_literal(atom) if hasattr(atom, "val") else known.get(atom, False) for atom in body.outvars]
-        carry = signs[constants : constants + carried]
         kept = [before and after for before, after in zip(carry, out, strict=False)]
         if kept == carry:
             found += turn
             return out
-        signs = [*signs[:constants], *kept, *signs[constants + carried :]]
+        carry = kept
 
 
 def _positive(equation: Any, signs: list[bool]) -> bool:

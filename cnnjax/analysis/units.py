@@ -6,7 +6,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from cnnjax.analysis.program import Path, called, live, module_of, switches, tagged_module, trace
+from cnnjax.analysis.bodies import Scan, called, called_values, live, scan
+from cnnjax.analysis.program import Path, module_of, switches, tagged_module, trace
 from cnnjax.ops.conv import traced_as_convolutions
 
 QUICKLY = {"xla_backend_optimization_level": 0}  # one pass of few images: compiling would take most of the time
@@ -69,8 +70,8 @@ def _evaluate(equations: list[Any], known: dict[Any, Any], made_by: dict[Any, Pa
         program = called(equation)
         if program is not None:
             out = _called(equation, program, values, makers, here, found)
-        elif equation.primitive.name == "scan":
-            out = _scanned(equation, values, here, found)
+        elif (loop := scan(equation)) is not None:
+            out = _scanned(loop, values, here, found)
         else:
             params = equation.primitive.get_bind_params(equation.params)
             out = equation.primitive.bind(*values, **params)
@@ -91,34 +92,28 @@ def _called(
 ) -> list[Any]:
     known = dict(zip(program.invars, values, strict=True))
     made_by = {name: maker for name, maker in zip(program.invars, makers, strict=True) if maker}
-    known.update(zip(program.constvars, _constants(equation), strict=True))
+    known.update(zip(program.constvars, called_values(equation), strict=True))
     _evaluate(live(program.eqns, program.outvars), known, made_by, path, found)
     return [_value(atom, known) for atom in program.outvars]
 
 
-def _scanned(equation: Any, values: list[Any], path: Path, found: Alive) -> list[Any]:
+def _scanned(loop: Scan, values: list[Any], path: Path, found: Alive) -> list[Any]:
     """A scan whose body also hands out which channels live, one row for each turn."""
-    params, body = equation.params, equation.params["jaxpr"].jaxpr
-    constants, carried = params["num_consts"], params["num_carry"]
+    constants, start, rows = loop.split(values)
+    body = loop.body
 
     def turn(carry: list[Any], rows: list[Any]) -> tuple[list[Any], tuple[list[Any], Alive]]:
-        known = dict(zip(body.invars, [*values[:constants], *carry, *rows], strict=True))
-        known.update(zip(body.constvars, params["jaxpr"].consts, strict=True))
+        known = dict(zip(body.invars, [*constants, *carry, *rows], strict=True))
+        known.update(zip(body.constvars, loop.values, strict=True))
         within: Alive = {}
         _evaluate(live(body.eqns, body.outvars), known, {}, path, within)
         out = [_value(atom, known) for atom in body.outvars]
-        return out[:carried], (out[carried:], within)
+        return out[: loop.carried], (out[loop.carried :], within)
 
-    start, rows = values[constants : constants + carried], values[constants + carried :]
-    carry, (out, within) = jax.lax.scan(turn, start, rows, params["length"], params["reverse"])
+    carry, (out, within) = jax.lax.scan(turn, start, rows, loop.length, loop.reverse)
     for (module, _), alive in within.items():
         _store(found, module, alive)
     return [*carry, *out]
-
-
-def _constants(equation: Any) -> Sequence[Any]:
-    closed = (value for value in equation.params.values() if hasattr(value, "jaxpr"))
-    return next((value.consts for value in closed), ())
 
 
 def _is_relu(equation: Any) -> bool:

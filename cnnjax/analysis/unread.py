@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from cnnjax.analysis.program import Path, Program, called, inner, live, module_of, tagged_module
+from cnnjax.analysis.bodies import called, inner, live
+from cnnjax.analysis.program import Path, Program, module_of, tagged_module
 from cnnjax.analysis.receptive_field import WINDOWS, is_map
 from cnnjax.analysis.spans import Window
 

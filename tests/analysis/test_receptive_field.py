@@ -60,6 +60,28 @@ def test_flax_layers_and_transposed_convolutions():
     assert fields(lambda x: nn.Conv(2, (4, 4), (2, 2), ((1, 1), (1, 1)))(x)) == [(4, 2, -1)]
 
 
+def test_what_a_conditional_may_choose_is_read():
+    def either(x):
+        return jax.lax.cond(jnp.bool_(True), conv(3), lambda x: conv(3)(conv(5)(x)), x)
+
+    assert fields(either) == [(7, 1, -3)]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda x: jax.lax.while_loop(lambda y: y.sum() < 9, lambda y: jnp.roll(y, 1, 2), x),
+        lambda x: jax.lax.fori_loop(0, x.sum().astype(int), lambda _, y: jnp.roll(y, 1, 1), x),
+        lambda x: jax.lax.cond(x.sum() > 0, lambda x: x, lambda x: -x, x),
+    ],
+    ids=["while", "for", "a choice by the picture"],
+)
+def test_what_no_program_tells_is_taken_to_read_everything(layer):
+    (found,) = receptive_fields(Net((layer,)), (12, 10, 2)).values()
+    assert found.whole_image
+    assert found.size == (12, 10)
+
+
 def test_a_unit_that_reads_a_global_average_reads_the_whole_image():
     def squeeze_and_excite(x):
         return x * nn.sigmoid(x.mean((1, 2), keepdims=True))
