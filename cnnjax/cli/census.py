@@ -1,7 +1,7 @@
-"""The numbers of every network in the table of models. Tracing takes a minute, so they are kept.
+"""The numbers of every network in the table of models, from its traced program.
 
-``census.json`` beside this file has them for the package's source as published; where the source was changed, the
-user's cache takes its place. ``python -m cnnjax.cli.census`` writes the file anew.
+To trace all takes half a minute, so they are kept in the user's cache, for as long as the source files that decide them
+stay as they are.
 """
 
 import contextlib
@@ -13,12 +13,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cnnjax import __version__, analysis, models
+from cnnjax import __version__, models, tree
+from cnnjax.analysis.cost import products
+from cnnjax.analysis.program import trace
+from cnnjax.analysis.receptive_field import ReceptiveField, fields_of_outputs
 from cnnjax.data import cache
 from cnnjax.strict_json import encode
 
 Row = dict[str, Any]
-PUBLISHED = Path(__file__).with_name("census.json")
 COUNTED = ("models", "nn", "ops", "analysis")  # the parts of the package that decide the numbers
 
 
@@ -31,7 +33,7 @@ def census(names: Sequence[str], listen: Callable[[int, str], None]) -> list[Row
       listen: called with the number of networks that are known and the name of the next.
     """
     key = source_digest()
-    rows = _kept(PUBLISHED, key) or _kept(place(), key)
+    rows = _kept(place(), key)
     missing = [name for name in names if name not in rows]
     try:
         for done, name in enumerate(missing, start=len(names) - len(missing)):
@@ -45,20 +47,20 @@ def census(names: Sequence[str], listen: Callable[[int, str], None]) -> list[Row
 
 
 def count(name: str) -> Row:
-    """The row of one network, by tracing it at its published image shape."""
+    """The row of one network, by tracing it once, at its published image shape."""
     entry = models.MODELS[name]
-    model = entry.build()
+    program = trace(entry.build(), entry.image_shape)
     return {
         "name": name,
         "year": entry.year,
         "image_shape": list(entry.image_shape),
-        "parameters": models.count_parameters(name),
-        "multiply_adds": analysis.multiply_adds(model, entry.image_shape),
-        "receptive_field": _last_map(analysis.receptive_fields(model, entry.image_shape)),
+        "parameters": tree.count(program.variables["params"]),
+        "multiply_adds": sum(product.repeats * product.multiply_adds for product in products(program)),
+        "receptive_field": _last_map(fields_of_outputs(program)),
     }
 
 
-def _last_map(fields: dict[str, analysis.ReceptiveField]) -> Row | None:
+def _last_map(fields: dict[str, ReceptiveField]) -> Row | None:
     """Of the deepest map that the head reads; ``logits_map`` is the head itself."""
     names = [name for name in fields if name != "logits_map"]
     if not names:
@@ -98,10 +100,3 @@ def _keep(path: Path, key: str, rows: dict[str, Row]) -> None:
     lines = ",\n".join(f"{encode(name)}: {encode(row)}" for name, row in rows.items())
     partial.write_text(f'{{"source": "{key}", "rows": {{\n{lines}\n}}}}\n')
     partial.replace(path)  # whole or not at all
-
-
-if __name__ == "__main__":
-    names = list(models.MODELS)
-    _keep(
-        PUBLISHED, source_digest(), dict(zip(names, census(names, lambda done, name: print(done, name)), strict=True))
-    )

@@ -130,7 +130,6 @@ def test_bad_arguments_are_refused(refused, argv, parts):
 def counts(tmp_path, monkeypatch):
     """The cache of the counts is empty; the list of what is counted."""
     monkeypatch.setenv("CNNJAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(census, "PUBLISHED", tmp_path / "none.json")
     counted, count = [], census.count
     monkeypatch.setattr(census, "count", lambda name: counted.append(name) or count(name))
     return counted
@@ -168,18 +167,6 @@ def test_counts_are_kept_until_the_source_changes(run, counts, monkeypatch):
     monkeypatch.setattr(census, "source_digest", lambda: "another")
     assert run("models", "lenet5*", "--json") == first
     assert counts.count("lenet5") == 2
-
-
-def test_published_counts_hold_for_their_source_only(run, counts, monkeypatch, tmp_path):
-    row = {"name": "mlp", "year": 1, "image_shape": [2, 2, 3], "parameters": 4, "multiply_adds": 5,
-           "receptive_field": None}  # fmt: skip
-    monkeypatch.setattr(census, "PUBLISHED", tmp_path / "published.json")
-    census.PUBLISHED.write_text(json.dumps({"source": census.source_digest(), "rows": {"mlp": row}}))
-    assert json.loads(run("models", "mlp", "--json")) == [row]
-    assert counts == []
-    monkeypatch.setattr(census, "source_digest", lambda: "another")
-    assert json.loads(run("models", "mlp", "--json"))[0]["parameters"] > 4
-    assert counts == ["mlp"]
 
 
 def test_damaged_counts_are_made_anew(run, counts):

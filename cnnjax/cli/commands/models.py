@@ -4,9 +4,9 @@
 
 PATTERN is a part of the name, or a shell pattern with *, ? or [...]. A multiplication with its addition counts as
 one. The receptive field is the side of the square of pixels that one unit of the last map reads, then the distance
-between neighbouring units; where squeeze-and-excitation or the like mixes all pixels, it is the whole image. After a
-change of the package's source the first call counts, for about a minute; later ones read the counts from the cache
-(~/.cache/cnnjax, or CNNJAX_CACHE).
+between neighbouring units; where squeeze-and-excitation or the like mixes all pixels, it is the whole image. The first
+call traces the networks, all of them in about half a minute; later ones read the counts from the cache
+(~/.cache/cnnjax, or CNNJAX_CACHE) until the package's source changes.
 
 examples:
   cnnjax models
