@@ -62,7 +62,7 @@ CASES: tuple[tuple[list[str], list[str]], ...] = (
     (["--sweep=data.image_size=" + ",".join(map(str, range(203, 3, -1))) + ",2"], ["at least 4x4 pixels, not 2x2"]),
     # Empty
     (["--sweep=l2="], ["--sweep='l2='", "NAME=VALUE,VALUE"]),
-    (["--data.classes=1,1"], ["--data.classes=(1, 1)", "two different classes"]),
+    (["--data.classes=1,1"], ["--data.classes=1,1", "two different classes"]),
     (["--data.valid_fraction=0"], ["--data.valid_fraction=0.0", "between 0 and 1"]),
     (["--data.on_bad_image=ignore"], ["on_bad_image", "ignore", "stop|skip"]),
     (["--first_seed=-1"], ["--first_seed=-1", "non-negative"]),

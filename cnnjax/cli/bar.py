@@ -4,15 +4,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-Listener = Callable[[int, str], None]
+Listener = Callable[..., None]
 
 
 @contextmanager
-def bar(total: int, unit: str, console: Any = None) -> Iterator[Listener]:
-    """``listen(done, text)``: how much of ``total`` is done, and what is at work.
+def bar(total: int | None, unit: str, console: Any = None) -> Iterator[Listener]:
+    """``listen(done, text, total)``: how much of ``total`` is done, what is at work, and a total that is news.
 
     Args:
-      total: number of pieces of work.
+      total: number of pieces of work; None where it is not known yet.
       unit: what a piece is called, such as "images".
       console: a rich console; standard error by default, so that standard output holds results only.
     """
@@ -20,7 +20,7 @@ def bar(total: int, unit: str, console: Any = None) -> Iterator[Listener]:
 
     console = Console(stderr=True) if console is None else console
     if not console.is_terminal:
-        yield lambda done, text: None
+        yield lambda done, text="", total=None: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -36,9 +36,9 @@ def bar(total: int, unit: str, console: Any = None) -> Iterator[Listener]:
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=total, rate="")
 
-        def listen(done: int, text: str = "") -> None:
+        def listen(done: int, text: str = "", total: int | None = total) -> None:
             speed = progress.tasks[0].speed
             rate = f"{speed:,.1f} {unit}/s" if speed else ""
-            progress.update(task, completed=done, description=text, rate=rate)
+            progress.update(task, completed=done, total=total, description=text, rate=rate)
 
         yield listen

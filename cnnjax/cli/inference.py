@@ -1,5 +1,6 @@
 """A trained network on images: prepared by threads, computed in batches of one size."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,20 +27,32 @@ def opened(path: Path) -> Any:
     try:
         return image.opened(path)
     except Exception as error:  # Pillow's are of many types
-        raise UsageError(f"{path} cannot be read: {error}.") from error
+        raise _unreadable(str(path), error) from error
 
 
-def prepare_file(path: Path, preprocessing: Preprocessing) -> np.ndarray:
-    """The image of a file as the network takes it, (H, W, C).
+def prepared(where: str, read: Callable[[], tuple[Any, int]], preprocessing: Preprocessing) -> tuple[np.ndarray, int]:
+    """An image (H, W, C) as the network takes it, and its label.
+
+    Args:
+      where: what to call it in an error.
+      read: gives the image, of Pillow or an array, and the label.
+      preprocessing: of the image.
 
     Raises:
       UsageError: it cannot be read.
     """
-    with opened(path) as picture:
-        try:
-            return preprocessing.apply(picture)
-        except Exception as error:  # its header was good, its pixels are not
-            raise UsageError(f"{path} cannot be read: {str(error).rstrip('.')}.") from error
+    try:
+        picture, label = read()
+        with contextlib.nullcontext() if isinstance(picture, np.ndarray) else picture:
+            return preprocessing.apply(picture), label
+    except Exception as error:  # Pillow's are of many types; its header may be good, and its pixels not
+        raise _unreadable(where, error) from error
+
+
+def _unreadable(where: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"{where} cannot be read: {str(error).removeprefix('The image cannot be decoded: ').rstrip('.')}."
+    )
 
 
 def batches(prepare: Prepare, count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:

@@ -4,23 +4,23 @@ Adding a source is one module with ``describe`` and ``load``, and one line in ``
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import get_args
+from io import BytesIO
+from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
 from cnnjax.data import digits, encoded, folder, shapes, tfds
-from cnnjax.data.dataset import SPLITS, DataConfig, Dataset, Info, OnBadImage, Progress, assemble
-from cnnjax.rng import permutation
+from cnnjax.data.dataset import SPLITS, DataConfig, Dataset, Info, OnBadImage, Pictures, Progress, assemble
+from cnnjax.image import opened as open_image
+from cnnjax.image import permuted
 from cnnjax.typing import UsageError, unknown
 
-__all__ = ["SOURCES", "DataConfig", "Dataset", "Info", "Progress", "describe", "load"]
-
-
-PIXEL_ORDER = 1  # the number that the permutation of pixels is drawn from, whatever the run's seed
+__all__ = ["SOURCES", "DataConfig", "Dataset", "Info", "Pictures", "Progress", "describe", "load", "pictures"]
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,20 @@ class Source:
       describe: what can be said cheaply, after every check that can be made cheaply.
       load: decodes or generates the arrays.
       argument: what the name must have after a colon; empty where nothing may follow.
+      of_files: the images one by one, as they lie in files; None where there are none.
     """
 
     describe: Callable[[DataConfig], Info]
     load: Callable[[DataConfig, Progress | None], Dataset]
     argument: str = ""
+    of_files: Callable[[DataConfig], encoded.Encoded] | None = None
 
 
 SOURCES = {
     "digits": Source(digits.describe, digits.load),
     "shapes": Source(shapes.describe, shapes.load),
-    "folder": Source(folder.describe, folder.load, argument="DIR"),
-    "tfds": Source(tfds.describe, tfds.load, argument="NAME"),
+    "folder": Source(folder.describe, folder.load, "DIR", folder.source),
+    "tfds": Source(tfds.describe, tfds.load, "NAME", tfds.source),
 }
 
 
@@ -59,7 +61,7 @@ def describe(config: DataConfig) -> Info:
     info = _source(config).describe(config)
     if not config.classes:
         return info
-    _check_classes(config, info)
+    _check_chosen(config, info.num_classes)
     sizes = _sizes_of(config)
     if empty := [split for split in SPLITS if not sizes[split]]:
         raise UsageError(
@@ -90,12 +92,56 @@ def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
     return dataclasses.replace(dataset, skipped=skipped)
 
 
-def _check_classes(config: DataConfig, info: Info) -> None:
+def pictures(config: DataConfig, split: str, progress: Progress | None = None) -> Pictures:
+    """The examples of a split, or of "all", one by one; in files, each at its own size.
+
+    Args:
+      config: which dataset; of files, neither their size nor their channels are changed.
+      split: ``train``, ``valid`` or ``test``, with the same examples in the same order as ``load`` has, or ``all``.
+      progress: called with (done, total) while bad images are looked for, to skip them.
+
+    Raises:
+      UsageError: as ``describe``; or see ``encoded.chosen``.
+    """
+    of_files = _source(config).of_files
+    if of_files is None:
+        dataset = load(config, progress)
+        rows = range(len(dataset.labels)) if split == "all" else range(*dataset.ranges[split])
+        return Pictures(
+            count=len(rows),
+            read=lambda number: (np.asarray(dataset.images[rows[number]]), int(dataset.labels[rows[number]])),
+            where=lambda number: f"{config.name}[{rows[number]}]",
+            class_names=dataset.info.class_names,
+            carved=False,
+        )
+    whole = of_files(config)
+    source, _ = encoded.readable(whole, config, progress)
+    examples = encoded.chosen(source, config, split)
+    renumbered = {label: label for label in range(len(source.class_names))}
+    if config.classes:
+        _check_chosen(config, len(source.class_names))
+        renumbered = {label: place for place, label in enumerate(config.classes)}
+        examples = [example for example in examples if source.label(example) in renumbered]
+
+    def read(number: int) -> tuple[Any, int]:
+        data, label = source.read(examples[number])
+        return open_image(BytesIO(data)), renumbered[label]
+
+    return Pictures(
+        count=len(examples),
+        read=read,
+        where=lambda number: source.where(examples[number]),
+        class_names=tuple(source.class_names[label] for label in renumbered),
+        carved=split != "all" and split not in source.counts and not (split == "test" and "valid" in source.counts),
+    )
+
+
+def _check_chosen(config: DataConfig, num_classes: int) -> None:
     chosen = config.classes
-    if len(chosen) < 2 or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(info.num_classes)):
+    if len(chosen) < 2 or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(num_classes)):
         raise UsageError(
-            f"--data.classes={chosen} must name at least two different classes of {info.name}, "
-            f"from 0 to {info.num_classes - 1}."
+            f"--data.classes={','.join(map(str, chosen))} must name at least two different classes of {config.name}, "
+            f"from 0 to {num_classes - 1}."
         )
 
 
@@ -124,7 +170,8 @@ def _selected(dataset: Dataset, info: Info, classes: tuple[int, ...]) -> Dataset
         labels[:] = renumbered[dataset.labels[examples]]
         return assemble(info, images, labels).fingerprint
 
-    key = f"{dataset.fingerprint}-classes-{'-'.join(map(str, classes))}"
+    chosen = hashlib.sha256(repr(classes).encode()).hexdigest()  # many classes make too long a name
+    key = f"{dataset.fingerprint}-classes-{chosen[:16]}"
     return _derived(dataset, info, len(examples), key, fill)
 
 
@@ -144,13 +191,10 @@ def _permuted(dataset: Dataset) -> Dataset:
     Each channel keeps its values, so mean and standard deviation stay. Images that were mapped from
     disk, for they may not fit into memory, are mapped again.
     """
-    height, width, channels = dataset.info.image_shape
-    order = permutation(PIXEL_ORDER, "generate", 0, height * width)
 
     def fill(images: UInt8[np.ndarray, "n h w c"], labels: Int32[np.ndarray, " n"]) -> str:
         for start in range(0, len(images), 1024):
-            part = dataset.images[start : start + 1024]
-            images[start : start + 1024] = part.reshape(len(part), -1, channels)[:, order].reshape(part.shape)
+            images[start : start + 1024] = permuted(dataset.images[start : start + 1024])
         labels[:] = dataset.labels
         return assemble(dataset.info, images, labels).fingerprint
 

@@ -108,6 +108,25 @@ class Dataset:
     skipped: tuple[tuple[str, str], ...] = ()
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """The examples of a split as their source has them: neither resized nor decoded before they are asked for.
+
+    Attributes:
+      count: how many.
+      read: number -> the image, of Pillow or an array (H, W, C), and its label; called from several threads.
+      where: number -> what to call it in an error.
+      class_names: one for each label.
+      carved: whether they are a share of the source's training split, which has no such split itself.
+    """
+
+    count: int
+    read: Callable[[int], tuple[Any, int]]
+    where: Callable[[int], str]
+    class_names: tuple[str, ...]
+    carved: bool
+
+
 def assemble(info: Info, images: UInt8[np.ndarray, "n h w c"], labels: Int32[np.ndarray, " n"]) -> Dataset:
     """The dataset of these arrays, which hold the splits in order, with the sizes of ``info``."""
     ends = np.cumsum([info.sizes[split] for split in SPLITS]).tolist()

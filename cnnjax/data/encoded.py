@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,7 +25,7 @@ from cnnjax.typing import UsageError
 # Where a source has training examples only, this share of them becomes the test split.
 TEST_FRACTION = 0.1
 # The layout of a cache entry and everything that decides its pixels, except Pillow's version.
-FORMAT = 1
+FORMAT = 2
 CHUNK = 64  # images per task of the thread pool
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ class Encoded:
       counts: number of examples of each split that the source has; ``train`` at least.
       class_names: one for each label.
       read: the encoded image and the label of an example; called from several threads.
+      label: the label alone, also of an image that cannot be read.
       where: what to call an example in an error.
       samples: examples from which ``describe`` learns shape and channels.
       channels: 1 or 3 where the source declares it, None where the samples decide.
@@ -46,6 +48,7 @@ class Encoded:
     counts: dict[str, int]
     class_names: tuple[str, ...]
     read: Callable[[int], tuple[bytes, int]]
+    label: Callable[[int], int]
     where: Callable[[int], str]
     samples: Sequence[int]
     channels: int | None
@@ -86,6 +89,23 @@ def load(encoded: Encoded, config: DataConfig, progress: Progress | None = None)
     return dataclasses.replace(kept(_key(encoded, config, info), info, fill), skipped=skipped)
 
 
+def identity_of_files(root: str | Path, names: Iterable[str]) -> str:
+    """A digest of files' names, sizes, times and inodes: the files themselves are not read.
+
+    Whoever exchanges a file can keep its size and its time of change, as ``cp -p``, rsync and unzip do; not the time
+    when its entry in the filesystem changed, nor its number there. Copied elsewhere, the same files have another one.
+    """
+    digest = hashlib.sha256()
+    for name in names:
+        try:
+            status = os.stat(os.path.join(root, name))
+            numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        except OSError:  # a link to nothing: reading it will say so
+            numbers = (-1, -1, -1, -1)
+        digest.update(b"%s\0%d\0%d\0%d\0%d\n" % (os.fsencode(name), *numbers))
+    return digest.hexdigest()
+
+
 def kept(key: str, info: Info, fill: Callable[[UInt8[np.ndarray, "n h w c"], Int32[np.ndarray, " n"]], str]) -> Dataset:
     """The dataset mapped from the cache's entry ``key``, which is made by ``fill`` where it is missing or damaged.
 
@@ -113,6 +133,7 @@ def readable(
         counts=counts_without(encoded, bad),
         class_names=encoded.class_names,
         read=lambda example: encoded.read(left[example]),
+        label=lambda example: encoded.label(left[example]),
         where=lambda example: encoded.where(left[example]),
         samples=samples or [0],
         channels=encoded.channels,
@@ -151,22 +172,66 @@ def counts_without(encoded: Encoded, bad: Iterable[int]) -> dict[str, int]:
 
 
 def _bad(encoded: Encoded, size: int | None, progress: Progress | None) -> list[tuple[int, str]]:
-    """The examples whose image cannot be decoded, and why."""
+    """The examples whose image cannot be decoded, and why.
+
+    Raises:
+      UsageError: without them a class would have no examples in a split.
+    """
     total = sum(encoded.counts.values())
 
-    def check(start: int) -> list[tuple[int, str]]:
-        found = []
+    def check(start: int) -> list[tuple[int, int, str | None]]:
+        found: list[tuple[int, int, str | None]] = []
         for example in range(start, min(start + CHUNK, total)):
             try:
-                with decode.opened(encoded.read(example)[0]) as image:
+                data, label = encoded.read(example)
+                with decode.opened(data) as image:
                     decode.pixels(image, 3, size)
+                found.append((example, label, None))
             except UsageError:
                 raise
             except Exception as error:  # Pillow raises many types
-                found.append((example, str(error)))
+                found.append((example, encoded.label(example), str(error)))
         return found
 
-    return [each for found in _by_chunks(check, total, progress) for each in found]
+    checked = [entry for found in _by_chunks(check, total, progress) for entry in found]
+    _check_classes_left(encoded, checked)
+    return [(example, reason) for example, _, reason in checked if reason is not None]
+
+
+def _check_classes_left(encoded: Encoded, checked: list[tuple[int, int, str | None]]) -> None:
+    """Refuses to skip all images that a class has in a split; given (example, label, why it is bad or None) of all."""
+    start = 0
+    for split, count in ((split, encoded.counts[split]) for split in SPLITS if split in encoded.counts):
+        part = checked[start : start + count]
+        start += count
+        left = {label for _, label, reason in part if reason is None}
+        for example, label, reason in part:
+            if label not in left:
+                raise UsageError(
+                    f"No image of class {encoded.class_names[label]!r} in the {split} split can be read, such as "
+                    f"{encoded.where(example)} ({reason}): on_bad_image=skip would leave it empty. Replace the images, "
+                    "or remove the class."
+                )
+
+
+def chosen(encoded: Encoded, config: DataConfig, split: str) -> list[int]:
+    """The examples of a split, the same and in the same order as in the dataset; or of "all" splits.
+
+    Raises:
+      UsageError: a split would be empty, or the one asked for is the validation split of a source whose own
+        validation split serves as its test split: it would be a part of the training split.
+    """
+    if split == "valid" and "valid" in encoded.counts and "test" not in encoded.counts:
+        raise UsageError(
+            f"{config.name} has no test split, so its validation split serves as one, and what training keeps for "
+            "validation is a part of train. Give --split=test for its validation split, or --split=train."
+        )
+    examples = order(encoded.counts).tolist()
+    if split == "all":
+        return examples
+    sizes = split_sizes(encoded.counts, config)
+    start = sum(sizes[before] for before in SPLITS[: SPLITS.index(split)])
+    return examples[start : start + sizes[split]]
 
 
 def split_sizes(counts: dict[str, int], config: DataConfig) -> dict[str, int]:

@@ -6,7 +6,6 @@ the one format that needs no TensorFlow and keeps every row.
 """
 
 import difflib
-import hashlib
 import os
 import socket
 import threading
@@ -36,7 +35,7 @@ def describe(config: DataConfig) -> Info:
       UsageError: TFDS is not installed or knows no such dataset, it is not prepared and its host
         is out of reach, it is prepared in another format, or it is not for classification.
     """
-    return encoded.describe(_encoded(config), config)
+    return encoded.describe(source(config), config)
 
 
 def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
@@ -45,10 +44,15 @@ def load(config: DataConfig, progress: Progress | None = None) -> Dataset:
     Raises:
       UsageError: as ``describe``, or images cannot be read.
     """
-    return encoded.load(_encoded(config), config, progress)
+    return encoded.load(source(config), config, progress)
 
 
-def _encoded(config: DataConfig) -> encoded.Encoded:
+def source(config: DataConfig) -> encoded.Encoded:
+    """The images as they lie in TFDS's files.
+
+    Raises:
+      UsageError: as ``describe``.
+    """
     builder = _prepared(config.argument)
     features = _features(config.argument, builder)
     sources = _sources(config.argument, builder)
@@ -76,6 +80,7 @@ def _encoded(config: DataConfig) -> encoded.Encoded:
         counts=counts,
         class_names=tuple(features["label"].names),
         read=read,
+        label=lambda example: read(example)[1],
         where=lambda example: "{}[{}]".format(*locate(example)),
         samples=(0,),
         channels={1: 1, 3: 3}.get(features["image"].shape[-1]),
@@ -172,12 +177,8 @@ def _sources(name: str, builder: Any) -> dict[str, Any]:
 
 
 def _identity(builder: Any) -> str:
-    """Over names, sizes and times of change of the dataset's files."""
-    digest = hashlib.sha256(builder.info.full_name.encode())
-    for path in sorted(Path(builder.data_dir).iterdir()):
-        status = path.stat()
-        digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+    names = sorted(path.name for path in Path(builder.data_dir).iterdir())
+    return f"{builder.info.full_name} {encoded.identity_of_files(builder.data_dir, names)}"
 
 
 def _missing_downloads(builder: Any) -> Iterator[str]:

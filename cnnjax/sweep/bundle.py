@@ -226,12 +226,18 @@ def _keep_weights(bundle: Bundle, dataset: Dataset, variables: Any, store: Store
     return {"file": str(path.relative_to(store.directory)), "content": sha256(str(path))}
 
 
-def _preprocessing(spec: Spec, dataset: Dataset) -> Preprocessing | None:
-    """What brings an image to the form that the runs saw, where their images are square."""
+def _preprocessing(spec: Spec, dataset: Dataset) -> Preprocessing:
+    """What brings an image to the form that the runs saw."""
     height, width, _ = dataset.info.image_shape
     asked = normalization(spec, dataset.info) or (dataset.mean, dataset.std)
     mean, std = (tuple(map(float, values)) for values in asked)
-    return Preprocessing(height, height, mean, std) if height == width else None
+    return Preprocessing(
+        resize=min(height, width),
+        crop=height if height == width else (height, width),
+        mean=mean,
+        std=std,
+        permute_pixels=spec.data.permute_pixels,
+    )
 
 
 def _identity(point: Point) -> Row:

@@ -7,44 +7,45 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from cnnjax.image import plain
+from cnnjax import image as images
 from cnnjax.typing import UsageError, unknown
 
 if TYPE_CHECKING:
     from PIL import Image
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
-LONGEST = 100  # the longer side in units of the shorter; an image of one row would fill the memory
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """Resize, take the square in the centre (S3:682-695), scale to [0, 1], standardise each channel.
+    """Resize, take the centre (S3:682-695), scale to [0, 1], standardise each channel.
 
-    As torchvision does it with Pillow's images, to the bit: the longer side is rounded down, the crop's corner
-    to the nearest whole pixel, and filters widen when shrinking, so that nothing aliases.
+    As torchvision does it with Pillow's images, to the bit, and as images are decoded for training; see
+    ``image.centre``.
 
     Attributes:
       resize: length of the shorter side after resizing, in pixels.
-      crop: sides of the square, in pixels.
+      crop: side of the square that is cut out, in pixels, or (height, width).
       mean, std: of each channel, for values in [0, 1].
       interpolation: one of ``INTERPOLATIONS``.
       squash: both sides become ``resize``, whatever shape the image has.
+      permute_pixels: the pixels in one fixed random order, as ``DataConfig.permute_pixels``.
     """
 
     resize: int = 256
-    crop: int = 224
+    crop: int | tuple[int, int] = 224
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
     squash: bool = False
+    permute_pixels: bool = False
 
     def __post_init__(self):
         if self.interpolation not in INTERPOLATIONS:
             raise unknown("interpolation", self.interpolation, INTERPOLATIONS)
-        if not 1 <= self.crop <= self.resize:
+        if min(self._sides) < 1 or min(self._sides) > self.resize:
             raise UsageError(f"crop must lie between 1 and resize={self.resize}, not be {self.crop}.")
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std) <= 0:
             raise UsageError(
@@ -55,19 +56,23 @@ class Preprocessing:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of the result."""
-        return (self.crop, self.crop, len(self.mean))
+        return (*self._sides, len(self.mean))
+
+    @property
+    def _sides(self) -> tuple[int, int]:
+        return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
 
     def apply(self, image: "Image.Image | np.ndarray") -> Float[np.ndarray, "h w c"]:
-        """One image of any size to (crop, crop, C), float32.
+        """One image of any size to (H, W, C), float32.
 
         Pillow's images are turned upright as their EXIF tag asks, and brought to eight bits and to the number of
         channels of ``mean``: grey is repeated, CMYK and palettes become RGB, transparent parts white.
 
         Args:
-          image: of Pillow, or uint8 (H, W), (H, W, 1) or (H, W, 3).
+          image: of Pillow, its pixels not read yet, or uint8 (H, W), (H, W, 1) or (H, W, 3).
 
         Raises:
-          UsageError: an array of another type or shape, or a damaged image.
+          UsageError: an array of another type or shape, a damaged image, or one that cannot be cut to the size.
         """
         scaled = self.pixels(image).astype(np.float32) / np.float32(255)
         return (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
@@ -78,24 +83,13 @@ class Preprocessing:
         Raises:
           UsageError: as ``apply``.
         """
-        from PIL import Image
-
-        channels = len(self.mean)
-        upright = _upright(image, channels)
-        size = self._resized(*upright.size)
-        if upright.size != size:
-            upright = upright.resize(size, Image.Resampling[self.interpolation.upper()])
-        left, top = (round((side - self.crop) / 2) for side in size)
-        upright = upright.crop((left, top, left + self.crop, top + self.crop))
-        return np.asarray(upright).reshape(self.crop, self.crop, channels)
-
-    def _resized(self, width: int, height: int) -> tuple[int, int]:
-        if self.squash:
-            return (self.resize, self.resize)
-        longer = int(self.resize * max(width, height) / min(width, height))
-        if longer > LONGEST * self.resize:
-            raise UsageError(f"An image of {height}x{width} pixels is too long and narrow for a square of its centre.")
-        return (self.resize, longer) if width <= height else (longer, self.resize)
+        picture = _picture(image)
+        try:
+            found = images.pixels(picture, len(self.mean), self.resize, self.crop, self.interpolation, self.squash)
+        except Exception as error:  # Pillow's are of many types
+            name = getattr(picture, "filename", "") or "The image"
+            raise UsageError(f"{name} cannot be decoded: {error}") from error
+        return images.permuted(found) if self.permute_pixels else found
 
     @classmethod
     def of(cls, steps: dict[str, Any]) -> "Preprocessing":
@@ -127,22 +121,18 @@ class Preprocessing:
         )
 
 
-def _upright(image: "Image.Image | np.ndarray", channels: int) -> "Image.Image":
-    """In mode L or RGB.
+def _picture(image: "Image.Image | np.ndarray") -> "Image.Image":
+    """An image of Pillow.
 
     Raises:
-      UsageError: an array of another type or shape, or a damaged image.
+      UsageError: an array of another type or shape.
     """
     from PIL import Image
 
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,)):
-            raise UsageError(
-                f"An image must be uint8 of shape (H, W), (H, W, 1) or (H, W, 3), not {image.dtype} {image.shape}."
-            )
-        image = Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
-    try:
-        return plain(image, channels)
-    except Exception as error:  # Pillow's are of many types
-        name = getattr(image, "filename", "") or "The image"
-        raise UsageError(f"{name} cannot be decoded: {error}") from error
+    if not isinstance(image, np.ndarray):
+        return image
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,)):
+        raise UsageError(
+            f"An image must be uint8 of shape (H, W), (H, W, 1) or (H, W, 3), not {image.dtype} {image.shape}."
+        )
+    return Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)

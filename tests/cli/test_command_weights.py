@@ -234,6 +234,18 @@ def test_classes_match_by_name_or_by_order(capsys):
         matched(("a", "x"), ("a", "b", "c"), 3, "d")
     with pytest.raises(UsageError, match="d has 3 classes, the weights 2"):
         matched(("a", "b", "c"), ("b", "a"), 2, "d")
+    with pytest.raises(UsageError, match=r"--data\.classes=1,0\.$"):
+        matched(("a", "b", "c"), ("b", "a"), 2, "d")
+
+
+def test_class_names_that_stand_for_two_classes_are_never_guessed():
+    """ImageNet has two cranes, a bird and a machine, and two maillots."""
+    theirs = ("crane", "maillot", "cat", "crane", "maillot")
+    assert matched(theirs, theirs, 5, "d").tolist() == [0, 1, 2, 3, 4]
+    assert matched(("n1", "n2", "n3", "n4", "n5"), (), 5, "d").tolist() == [0, 1, 2, 3, 4]
+    assert matched(("cat",), theirs, 5, "d").tolist() == [2]
+    with pytest.raises(UsageError, match=r"several classes called 'crane': 0 and 3\. Give names that differ"):
+        matched(("cat", "crane"), theirs, 5, "d")
 
 
 def test_batches_have_one_size_and_hold_every_image_once():

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cnnjax.data import cache, decode, folder
-from cnnjax.data.catalog import load
+from cnnjax.data.catalog import load, pictures
 from cnnjax.data.dataset import DataConfig
 from cnnjax.data.encoded import order, split_sizes
 from cnnjax.typing import UsageError
@@ -63,17 +63,29 @@ def test_train_and_test_folders(tmp_path):
     assert sorted(identities(dataset, "test")) == [(1, label, number) for label in range(3) for number in range(4)]
 
 
-def test_files_of_a_split_are_those_of_the_dataset(tmp_path):
+def test_pictures_of_a_split_are_those_of_the_dataset(tmp_path):
     root = fill(tmp_path / "data", {"train": 20, "test": 4})
     dataset = folder.load(config(root))
     for split in ("train", "valid", "test"):
-        found = folder.files(config(root), split)
-        assert found.labels == dataset.labels[slice(*dataset.ranges[split])].tolist()
-        own = [tuple(np.asarray(Image.open(path))[0, 0].tolist()) for path in found.paths]
-        assert own == identities(dataset, split)
-    whole = folder.files(config(root), "all")
-    assert len(whole.paths) == len(set(whole.paths)) == 72
+        found = pictures(config(root), split)
+        read = [found.read(number) for number in range(found.count)]
+        assert [label for _, label in read] == dataset.labels[slice(*dataset.ranges[split])].tolist()
+        assert [tuple(np.asarray(image)[0, 0].tolist()) for image, _ in read] == identities(dataset, split)
+        assert found.carved == (split == "valid")
+    whole = pictures(config(root), "all")
+    assert whole.count == len({whole.where(number) for number in range(whole.count)}) == 72
     assert whole.class_names == dataset.info.class_names
+
+
+def test_pictures_of_some_classes_are_those_of_the_dataset(tmp_path):
+    some = config(fill(tmp_path / "data", {"train": 20, "test": 4}), classes=(2, 0))
+    dataset = load(some)
+    for split in ("train", "valid", "test"):
+        found = pictures(some, split)
+        read = [found.read(number) for number in range(found.count)]
+        assert [label for _, label in read] == dataset.labels[slice(*dataset.ranges[split])].tolist()
+        assert [tuple(np.asarray(image)[0, 0].tolist()) for image, _ in read] == identities(dataset, split)
+    assert found.class_names == dataset.info.class_names == ("cat", "ant")
 
 
 def test_classes_are_mixed_in_an_order_that_is_fixed(tmp_path):
@@ -108,8 +120,8 @@ def test_class_folders_alone_are_divided(tmp_path):
 
 
 def test_a_class_may_be_called_train(tmp_path):
-    dataset = folder.load(config(fill(tmp_path / "data", {".": 10}, ("train", "bus", "test"))))
-    assert dataset.info.class_names == ("bus", "test", "train")
+    dataset = folder.load(config(fill(tmp_path / "data", {".": 10}, ("train", "bus", "tram"))))
+    assert dataset.info.class_names == ("bus", "train", "tram")
     assert sum(dataset.info.sizes.values()) == 30
 
 
@@ -241,7 +253,8 @@ def test_bad_images_are_named_with_the_reason_or_skipped_counted_and_listed(with
     assert reasons.keys() == {*BAD, "00.png", "pipe.png"}
     assert all(reason in reasons[name] for name, (_, reason) in BAD.items())
     assert "no file" in reasons["pipe.png"]
-    own = [tuple(np.asarray(Image.open(path))[0, 0].tolist()) for path in folder.files(skipping, "valid").paths]
+    found = pictures(skipping, "valid")
+    own = [tuple(np.asarray(found.read(number)[0])[0, 0].tolist()) for number in range(found.count)]
     assert own == identities(dataset, "valid")
 
 

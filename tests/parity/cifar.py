@@ -63,7 +63,10 @@ def layout(depth: int, shortcut: str) -> Layout:
         for index in range((depth - 2) // 6):
             ours, theirs = f"stage{stage}.{index}", f"layer{stage}.{index}"
             for layer in (1, 2):
-                modules |= {f"{ours}/conv{layer}": f"{theirs}.conv{layer}", f"{ours}/norm{layer}": f"{theirs}.bn{layer}"}
+                modules |= {
+                    f"{ours}/conv{layer}": f"{theirs}.conv{layer}",
+                    f"{ours}/norm{layer}": f"{theirs}.bn{layer}",
+                }
             if shortcut == "B" and stage > 1 and index == 0:
                 modules |= {f"{ours}/projection": f"{theirs}.shortcut.0"}
                 modules |= {f"{ours}/projection_norm": f"{theirs}.shortcut.1"}

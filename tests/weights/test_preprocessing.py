@@ -50,6 +50,15 @@ def test_the_square_is_cut_from_the_centre(height, width, top, left):  # S3:682-
     np.testing.assert_array_equal(found, image[top : top + 4, left : left + 4])
 
 
+def test_a_rectangle_and_pixels_in_another_order():
+    image = noise(6, 9, 3)
+    np.testing.assert_array_equal(raw(6, (6, 9)).pixels(image), image)
+    np.testing.assert_array_equal(raw(6, (4, 7)).pixels(image), image[1:5, 1:8])
+    shuffled = raw(6, (6, 9), permute_pixels=True).pixels(image)
+    assert (shuffled != image).any()
+    np.testing.assert_array_equal(*(np.sort(each.reshape(54, 3), axis=0) for each in (shuffled, image)))
+
+
 def test_half_pixels_are_rounded_to_even():
     assert [round(side / 2) for side in (1, 3, 5, 7)] == [0, 2, 2, 4]
     for width, left in ((5, 0), (7, 2), (9, 2), (11, 4)):
@@ -117,8 +126,10 @@ def test_damaged_and_endless_images(tmp_path):
     path.write_bytes(path.read_bytes()[:3000])
     with Image.open(path) as image, pytest.raises(UsageError, match=r"a\.png cannot be decoded: "):
         raw(4, 4).apply(image)
-    with pytest.raises(UsageError, match="An image of 1x500 pixels is too long and narrow"):
-        raw(4, 4).apply(noise(1, 500, 3))
+    with pytest.raises(UsageError, match="60000 x 1 pixels are too long and narrow"):
+        raw(224, 224).apply(noise(1, 60000, 3))
+    with pytest.raises(UsageError, match="9 x 4 pixels become 9 x 4, of which no 10 x 4 can be cut out"):
+        raw(4, (4, 10)).apply(noise(4, 9, 3))
 
 
 @pytest.mark.parametrize(

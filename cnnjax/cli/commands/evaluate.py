@@ -3,20 +3,21 @@
   cnnjax evaluate --model=NAME --weights=FILE --data=DATA [--split=test] [--batch_size=64] [--json]
 
 DATA is folder:DIR (DIR/train/CLASS/* with DIR/test/CLASS/*, DIR/valid/CLASS/* or both, or DIR/CLASS/*), digits, shapes
-or tfds:NAME. A folder's images are read one by one at their own size and prepared as the weights ask; other datasets
-are decoded first. --split=all takes every image. Classes are matched by name where the weights know their names, else
-by their order.
+or tfds:NAME. Images of folders and of TFDS are read one by one at their own size and prepared as the weights ask;
+shapes are drawn at that size. --split=all takes every image. Splits are those that training has with the same --data
+flags; of DIR/train with DIR/valid alone, DIR/valid is the test split. Classes are matched by name where the weights
+know their names, else by their order.
 
 examples:
   cnnjax evaluate --model=resnet50 --weights=resnet50-11ad3fa6.pth --data=folder:imagenet/val --split=all
   cnnjax evaluate --weights=mine.safetensors --data=digits --json
 """
 
+import dataclasses
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from cnnjax.cli import weights_flags
 from cnnjax.cli.arguments import Arguments
@@ -25,23 +26,20 @@ from cnnjax.strict_json import encode
 if TYPE_CHECKING:
     import numpy as np
 
-    from cnnjax.cli.inference import Prepare
     from cnnjax.cli.pretrained import Pretrained
+    from cnnjax.data import Pictures
     from cnnjax.weights import Preprocessing
 
 
-class Examples(NamedTuple):
-    """What is evaluated.
-
-    Attributes:
-      prepare: number of an example -> its image (H, W, C) as the network takes it.
-      labels: (N,), in the order of the network's classes.
-      name: number of an example -> what an error calls it.
-    """
-
-    prepare: "Prepare"
-    labels: "np.ndarray"
-    name: Callable[[int], str]
+# Of ``DataConfig``, what decides which examples there are; what they look like, the weights' preprocessing decides.
+# Written out here, because help imports nothing slow.
+DATA_FLAGS: dict[str, tuple[type, str]] = {
+    "valid_fraction": (float, "share of the training split that training kept for validation, where there is none"),
+    "classes": (tuple, "only examples of these classes, such as 0,3,5, numbered anew in this order"),
+    "examples": (int, "training examples of shapes, which also decide how many test examples there are"),
+    "difficulty": (float, "of shapes, 0 to 1"),
+    "on_bad_image": (str, "an image that cannot be decoded: stop and name it, or skip it"),
+}
 
 
 def define(arguments: Arguments, argv: list[str]) -> None:
@@ -54,6 +52,8 @@ def define(arguments: Arguments, argv: list[str]) -> None:
     arguments.add("data", str, None, "folder:DIR, digits, shapes or tfds:NAME")
     arguments.choice("split", "test", ["train", "valid", "test", "all"], "which examples")
     arguments.add("batch_size", int, 64, "images computed at once", lower_bound=1)
+    for name, (kind, text) in DATA_FLAGS.items():
+        arguments.add(f"data.{name}", kind, None, text)
     arguments.add("json", bool, False, "print the numbers as JSON")
     weights_flags.define(arguments, argv)
 
@@ -75,8 +75,15 @@ def run(arguments: Arguments) -> None:
             raise UsageError(f"Give --{name}={example}.")
     found = pretrained.read(arguments, arguments.weights)
     steps, classes = pretrained.check(found)
-    examples = _examples(arguments, found, steps, classes)
-    numbers = _evaluated(found, examples, steps, arguments.batch_size)
+    pictures = _pictures(arguments, steps)
+    of_class = matched(pictures.class_names, found.class_names, classes, arguments.data)
+    if pictures.carved:
+        print(
+            f"cnnjax evaluate: {arguments.data} has no {arguments.split} split: these are the images that training "
+            "keeps for it, with the same --data flags. Weights of elsewhere may have been trained on them.",
+            file=sys.stderr,
+        )  # fmt: skip
+    numbers = _evaluated(found, pictures, of_class, steps, arguments.batch_size)
     asked = {"model": found.name, "weights": arguments.weights, "data": arguments.data, "split": arguments.split}
     if arguments.json:
         print(encode({**asked, **numbers}, indent=1))
@@ -84,27 +91,16 @@ def run(arguments: Arguments) -> None:
         show(_table(asked, numbers), pretrained.described(steps))
 
 
-def _examples(arguments: Arguments, found: "Pretrained", steps: "Preprocessing", classes: int) -> Examples:
-    import numpy as np
-
+def _pictures(arguments: Arguments, steps: "Preprocessing") -> "Pictures":
     from cnnjax.cli.bar import bar
-    from cnnjax.cli.inference import prepare_file
-    from cnnjax.data import DataConfig, describe, folder, load
+    from cnnjax.data import DataConfig, pictures
 
-    config = DataConfig(arguments.data)
-    if arguments.data.startswith("folder:") and config.argument:
-        paths, labels, names = folder.files(config, arguments.split)
-        of_class = matched(names, found.class_names, classes, arguments.data)
-        prepare, name = (lambda n: prepare_file(paths[n], steps)), (lambda n: str(paths[n]))
-        return Examples(prepare, of_class[np.array(labels)], name)
-    info = describe(config)
-    of_class = matched(info.class_names, found.class_names, classes, arguments.data)
-    with bar(sum(info.sizes.values()), "images") as listen:
-        dataset = load(config, lambda done, total: listen(done, "decoding"))
-    chosen = slice(None) if arguments.split == "all" else slice(*dataset.ranges[arguments.split])
-    images = dataset.images[chosen]
-    prepare, name = (lambda n: steps.apply(np.asarray(images[n]))), (lambda n: f"number {n} of {arguments.split}")
-    return Examples(prepare, of_class[dataset.labels[chosen]], name)
+    height, width, channels = steps.image_shape
+    config = DataConfig(arguments.data, **arguments.given("data."))
+    if config.name == "shapes" and height == width == steps.resize:
+        config = dataclasses.replace(config, image_size=height, channels=channels)
+    with bar(None, "images") as listen:
+        return pictures(config, arguments.split, lambda done, total: listen(done, "decoding", total))
 
 
 def matched(ours: tuple[str, ...], theirs: tuple[str, ...], classes: int, data: str) -> "np.ndarray":
@@ -119,7 +115,7 @@ def matched(ours: tuple[str, ...], theirs: tuple[str, ...], classes: int, data: 
       data: what errors call the data.
 
     Raises:
-      UsageError: their numbers differ, or some names are the same and others are not.
+      UsageError: their numbers differ, some names are the same and others are not, or a name stands for two classes.
     """
     import numpy as np
 
@@ -127,10 +123,7 @@ def matched(ours: tuple[str, ...], theirs: tuple[str, ...], classes: int, data: 
 
     some = 0 < len(ours) < classes and set(ours) <= set(theirs)
     if len(ours) != classes and not some:
-        known = "" if theirs else " Or give the names of theirs with --classes=FILE."
-        raise UsageError(
-            f"{data} has {len(ours)} classes, the weights {classes}. Use weights for these classes.{known}"
-        )
+        raise UsageError(f"{data} has {len(ours)} classes, the weights {classes}. {_remedy(ours, theirs, classes)}")
     common = set(ours) & set(theirs)
     if not common:
         if theirs:
@@ -139,28 +132,52 @@ def matched(ours: tuple[str, ...], theirs: tuple[str, ...], classes: int, data: 
     if other := sorted(set(ours) - common):
         named = ", ".join(map(repr, other[:5])) + (", ..." if len(other) > 5 else "")
         raise UsageError(f"The weights have no class {named} of {data}. Rename the folders, or give --classes=FILE.")
-    return np.array([theirs.index(name) for name in ours], np.int32)
+    doubled = {name for name in ours if theirs.count(name) > 1 or ours.count(name) > 1} if ours != theirs else ()
+    if twice := sorted(doubled):
+        places = " and ".join(str(place) for place, name in enumerate(theirs) if name == twice[0])
+        raise UsageError(
+            f"The weights have several classes called {twice[0]!r}: {places}. Give names that differ with "
+            "--classes=FILE, and rename the folders to them."
+        )
+    return np.array(range(classes) if ours == theirs else [theirs.index(name) for name in ours], np.int32)
 
 
-def _evaluated(found: "Pretrained", examples: Examples, steps: "Preprocessing", batch_size: int) -> dict[str, Any]:
+def _remedy(ours: tuple[str, ...], theirs: tuple[str, ...], classes: int) -> str:
+    """What to do where the data have not as many classes as the network."""
+    if theirs and set(theirs) <= set(ours):
+        return f"Give the classes of the weights: --data.classes={','.join(str(ours.index(name)) for name in theirs)}."
+    if len(ours) > classes:
+        return "Use weights for these classes, or name those that the weights are for with --data.classes=0,1,..."
+    return "Use weights for these classes, or give the names of theirs with --classes=FILE."
+
+
+def _evaluated(
+    found: "Pretrained", pictures: "Pictures", of_class: "np.ndarray", steps: "Preprocessing", batch_size: int
+) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
     import numpy as np
 
     from cnnjax.cli.bar import bar
-    from cnnjax.cli.inference import batches, check_answers, compiled
+    from cnnjax.cli.inference import batches, check_answers, compiled, prepared
 
-    count = len(examples.labels)
+    count = pictures.count
     size = min(batch_size, count)
+    labels = np.zeros(count, np.int32)
+
+    def prepare(number: int) -> "np.ndarray":
+        image, labels[number] = prepared(pictures.where(number), lambda: pictures.read(number), steps)
+        return image
+
     variables = jax.device_put(found.variables)
     shapes = [jax.ShapeDtypeStruct((size, *steps.image_shape), jnp.float32), jax.ShapeDtypeStruct((size,), jnp.int32)]
     compute = compiled(partial(_per_example, found.model), variables, *shapes)
     parts, done, started = [], 0, time.perf_counter()
     with bar(count, "images") as listen:
-        for images, valid in batches(examples.prepare, count, size):
-            labels = np.resize(examples.labels[done : done + valid], size)
-            *numbers, answered = (np.asarray(part)[:valid] for part in compute(variables, images, labels))
-            check_answers(answered, lambda n, start=done: examples.name(start + n))
+        for images, valid in batches(prepare, count, size):
+            these = np.resize(of_class[labels[done : done + valid]], size)
+            *numbers, answered = (np.asarray(part)[:valid] for part in compute(variables, images, these))
+            check_answers(answered, lambda n, start=done: pictures.where(start + n))
             parts.append(numbers)
             done += valid
             listen(done, "")

@@ -45,7 +45,7 @@ def run(arguments: Arguments) -> None:
     """
     from cnnjax.cli import pretrained
     from cnnjax.cli.bar import bar
-    from cnnjax.cli.inference import prepare_file, probabilities
+    from cnnjax.cli.inference import opened, prepared, probabilities
     from cnnjax.tables import show
     from cnnjax.typing import UsageError
 
@@ -55,11 +55,14 @@ def run(arguments: Arguments) -> None:
     found = pretrained.read(arguments, arguments.weights)
     steps, classes = pretrained.check(found)
     names = found.class_names or tuple(map(str, range(classes)))
+
+    def prepare(number: int) -> "np.ndarray":
+        return prepared(str(paths[number]), lambda: (opened(paths[number]), 0), steps)[0]
+
     with bar(len(paths), "images") as listen:
         shares = probabilities(
-            found.model, found.variables, lambda n: prepare_file(paths[n], steps), len(paths), steps.image_shape,
-            listen, lambda n: str(paths[n]),
-        )  # fmt: skip
+            found.model, found.variables, prepare, len(paths), steps.image_shape, listen, lambda n: str(paths[n])
+        )
     rows = [
         {"image": str(path), "classes": likeliest(share, names, arguments.top)}
         for path, share in zip(paths, shares, strict=True)
@@ -79,14 +82,14 @@ def likeliest(share: "np.ndarray", names: tuple[str, ...], count: int) -> list[d
 def _paths(given: list[str]) -> list[Path]:
     """The images themselves and those in folders; their headers are read, so that a wrong name is told at once."""
     from cnnjax.cli.inference import opened
-    from cnnjax.data import folder
+    from cnnjax.data import layout
     from cnnjax.typing import UsageError
 
     if not given:
         raise UsageError("Name at least one image, or a folder of images.")
     paths = []
     for path in map(Path, given):
-        paths += [path / image for image in folder.images(path, path)] if path.is_dir() else [path]
+        paths += [path / image for image in layout.images(path, path)] if path.is_dir() else [path]
     for path in paths:
         opened(path).close()
     return paths
