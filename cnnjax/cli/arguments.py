@@ -1,17 +1,41 @@
 """Arguments of a command: flags of absl, what they are called in help, and errors that name the nearest."""
 
 import contextlib
+import math
 import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from absl import flags
 
+
+class _FiniteParser(flags.FloatParser):
+    """Numbers that are numbers: ``nan`` lies in no range and out of none."""
+
+    def convert(self, argument: Any) -> float:
+        value = super().convert(argument)
+        if not math.isfinite(value):
+            raise ValueError("it must be a finite number")
+        return value
+
+
+def _define_float(
+    name: str,
+    default: float | None,
+    help: str,
+    lower_bound: float | None = None,
+    upper_bound: float | None = None,
+    **options: Any,
+) -> None:
+    """As absl's DEFINE_float, for finite numbers."""
+    flags.DEFINE(_FiniteParser(lower_bound, upper_bound), name, default, help, **options)
+
+
 HELP = ("--help", "-h", "-help", "--h")
 DEFINE: dict[type, Callable[..., Any]] = {
     bool: flags.DEFINE_boolean,
     int: flags.DEFINE_integer,
-    float: flags.DEFINE_float,
+    float: _define_float,
     tuple: flags.DEFINE_list,
     str: flags.DEFINE_string,
 }

@@ -10,8 +10,10 @@ from cnnjax import models
 from cnnjax.cli.arguments import DEFINE, as_static, help_lines, parsed
 from cnnjax.data.catalog import DataConfig
 from cnnjax.nn.norm import BATCH_NORMS
+from cnnjax.sweep.execution import LOWEST
 from cnnjax.sweep.grid import Grid, axis, product
 from cnnjax.train.spec import Hyper, Spec
+from cnnjax.train.values import check_finite
 from cnnjax.typing import UsageError, unknown
 
 EXECUTION = "how it is executed (does not change results, but for driver, lanes, threads, data_devices and batch_norm)"
@@ -70,9 +72,9 @@ class Flags:
             "workers",
             None,
             "processes on a CPU; by default one per core; 0 is none",
-            lower_bound=0,
+            lower_bound=LOWEST["workers"],
         )
-        define(EXECUTION, flags.DEFINE_integer, "threads", 1, "cores of each process", lower_bound=1)
+        define(EXECUTION, flags.DEFINE_integer, "threads", 1, "cores of each process", lower_bound=LOWEST["threads"])
         define(
             EXECUTION,
             flags.DEFINE_enum,
@@ -113,7 +115,12 @@ class Flags:
         define(EXECUTION, flags.DEFINE_integer, "process", None, "which one this is; 0 leads", lower_bound=0)
         define(EXECUTION, flags.DEFINE_enum, "feed", "auto", ["auto", "resident", "stream"], "where the examples lie")
         define(
-            EXECUTION, flags.DEFINE_float, "checkpoint_seconds", 60.0, "least time between checkpoints", lower_bound=0.0
+            EXECUTION,
+            DEFINE[float],
+            "checkpoint_seconds",
+            60.0,
+            "least time between checkpoints",
+            lower_bound=LOWEST["checkpoint_seconds"],
         )
         define(
             EXECUTION, flags.DEFINE_boolean, "keep_checkpoints", False, "keep the last state of every finished bundle"
@@ -127,19 +134,19 @@ class Flags:
         )
         define(
             EXECUTION,
-            flags.DEFINE_float,
+            DEFINE[float],
             "lease_seconds",
             60.0,
             "silence after which others take a worker's runs",
-            lower_bound=0.5,
+            lower_bound=LOWEST["lease_seconds"],
         )
         define(
             EXECUTION,
-            flags.DEFINE_float,
+            DEFINE[float],
             "time_limit",
             0.0,
             "seconds that a worker process may spend on a bundle; 0 is no limit",
-            lower_bound=0.0,
+            lower_bound=LOWEST["time_limit"],
         )
         define(
             EXECUTION,
@@ -147,7 +154,7 @@ class Flags:
             "memory_limit",
             0,
             "MiB that a worker process may use; 0 is no limit",
-            lower_bound=0,
+            lower_bound=LOWEST["memory_limit"],
         )
         define(EXECUTION, flags.DEFINE_list, "log", [], "beside JSON lines: tensorboard, wandb")
 
@@ -254,7 +261,11 @@ class Flags:
             return text.lower() == "true"
         try:
             if kind in (int, float, str):
-                return kind(text)
+                value = kind(text)
+                check_finite({f"--sweep {name}": value})
+                return value
+        except UsageError:
+            raise
         except ValueError:
             pass
         raise UsageError(f"--sweep {name}: {text!r} is not of type {kind.__name__}.")

@@ -33,6 +33,20 @@ def fleet_member() -> Member | None:
     return Member(int(index), int(count))
 
 
+# The least values of its numbers; their flags have the same.
+LOWEST = {
+    "workers": 0,
+    "threads": 1,
+    "checkpoint_seconds": 0.0,
+    "lease_seconds": 0.5,
+    "time_limit": 0.0,
+    "memory_limit": 0,
+}
+
+
+LARGEST = 10**9  # of each of them: 30 years; what the system can wait for ends at 300
+
+
 @dataclass(frozen=True)
 class Execution:
     """How a sweep is executed. Apart from ``driver`` and ``threads``, nothing here changes a result.
@@ -52,6 +66,9 @@ class Execution:
       log: writers beside the JSON lines: "tensorboard", "wandb".
       member: the part of a fleet that this process is, where several run the same sweep on one directory; see
         ``fleet_member``. None waits for what others hold, so that all is done in the end.
+
+    Raises:
+      UsageError: a number that is none, not finite or too small.
     """
 
     workers: int = 0
@@ -66,6 +83,15 @@ class Execution:
     memory_limit: int = 0
     log: tuple[str, ...] = ()
     member: Member | None = field(default_factory=fleet_member)
+
+    def __post_init__(self):
+        for name, lowest in LOWEST.items():
+            value = getattr(self, name)
+            whole = isinstance(lowest, int)
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+                raise UsageError(f"{name}={value!r} must be a {'whole ' if whole else ''}number.")
+            if not lowest <= value <= LARGEST:
+                raise UsageError(f"{name}={value} must be from {lowest} to {LARGEST:,}.")
 
     @property
     def share(self) -> Member:

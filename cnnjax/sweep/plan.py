@@ -6,6 +6,7 @@ fixed for a group, and the last bundle is padded: a run's numbers never depend o
 """
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from functools import cache, cached_property
 from typing import Any
@@ -210,7 +211,8 @@ def _with_floats(hyper: Hyper) -> Hyper:
 
 def _as_float(name: str, value: Any) -> Any:
     """A number for a field of Hyper. 0 and 0.0 are one number, so they make one run: float fields hold floats."""
-    return float(value) if type(value) is int and name in _float_names() else value
+    fits = type(value) is int and name in _float_names() and abs(value) <= sys.float_info.max
+    return float(value) if fits else value
 
 
 @cache

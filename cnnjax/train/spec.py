@@ -3,10 +3,9 @@
 import dataclasses
 import functools
 import hashlib
-import operator
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
@@ -21,6 +20,7 @@ from cnnjax.tasks.frozen import freeze
 from cnnjax.tasks.reconstruction import reconstruct
 from cnnjax.tasks.task import Task
 from cnnjax.train import pretrained
+from cnnjax.train.values import check_fields, check_finite, check_numbers
 from cnnjax.typing import UsageError, unknown
 
 Optimizer = Literal["sgd", "adam"]
@@ -200,11 +200,9 @@ def check_values(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
     Raises:
       UsageError: naming the field, its value and the remedy.
     """
-    configs: list[Spec | Hyper] = [spec, *(() if _are_numbers(hypers) else hypers)]
-    for config in configs:
-        hints = get_type_hints(type(config))
-        for field in dataclasses.fields(config):
-            _check_field(field, getattr(config, field.name), hints[field.name])
+    check_fields(spec)
+    check_numbers(hypers)
+    check_finite({f"model.{name}": value for name, value in spec.model_fields})
     augment.check(spec.augment, info.image_shape)
     for name in spec.probes:
         if name not in PROBES[spec.task]:
@@ -320,47 +318,3 @@ def json_text(value: Any) -> str:
 def digest_of_text(text: str) -> str:
     """The first 16 hexadecimal digits of a text's SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _are_numbers(hypers: Sequence[Hyper]) -> bool:
-    """Whether every number of many runs is plainly in order, field by field: quick, where ``_check_field`` is exact."""
-    for field in dataclasses.fields(Hyper):
-        low, high = field.metadata["low"], field.metadata["high"]
-        low, high = -sys.float_info.max if low is None else low, sys.float_info.max if high is None else high
-        kinds = (int,) if isinstance(field.default, int) else (int, float)
-        column = list(map(operator.attrgetter(field.name), hypers))
-        distinct = dict(zip(map(id, column), column, strict=True))  # what the runs share is one object
-        if not all(type(value) in kinds and low <= value <= high for value in distinct.values()):
-            return False
-    return True
-
-
-def _check_field(field: dataclasses.Field, value: Any, hint: Any) -> None:
-    name, low, high = field.name, field.metadata.get("low"), field.metadata.get("high")
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise unknown(f"value of {name}", str(value), get_args(hint))
-        return
-    if isinstance(field.default, bool) or not isinstance(field.default, int | float):
-        _check_type(name, value, hint)
-        return
-    whole = isinstance(field.default, int)
-    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-        raise UsageError(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}.")
-    if not (value >= (-float("inf") if low is None else low) and value <= (float("inf") if high is None else high)):
-        reach = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise UsageError(f"{name}={value} is out of range: it must be {reach}.")
-    if value in (float("inf"), -float("inf")):
-        raise UsageError(f"{name}={value} must be finite.")
-
-
-def _check_type(name: str, value: Any, hint: Any) -> None:
-    """Refuses what is not of a field's type: a class, a union of classes or a tuple of one."""
-    if get_origin(hint) is tuple:
-        (item, *_) = get_args(hint)
-        fits = isinstance(value, tuple) and all(isinstance(v, get_origin(item) or item) for v in value)
-    else:
-        fits = isinstance(value, hint)
-    if not fits:
-        shown = str(hint).replace("<class '", "").replace("'>", "")
-        raise UsageError(f"{name}={value!r} is of the wrong type: it must be {shown}.")

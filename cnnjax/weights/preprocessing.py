@@ -47,11 +47,14 @@ class Preprocessing:
             raise unknown("interpolation", self.interpolation, INTERPOLATIONS)
         if min(self._sides) < 1 or min(self._sides) > self.resize:
             raise UsageError(f"crop must lie between 1 and resize={self.resize}, not be {self.crop}.")
-        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std) <= 0:
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or not self._are_numbers():
             raise UsageError(
-                f"mean={self.mean} and std={self.std} must have a number for each of one or three channels, "
+                f"mean={self.mean} and std={self.std} must have a finite number for each of one or three channels, "
                 "those of std positive."
             )
+
+    def _are_numbers(self) -> bool:
+        return all(map(math.isfinite, (*self.mean, *self.std))) and min(self.std) > 0
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -141,6 +141,8 @@ def test_damaged_and_endless_images(tmp_path):
         ({"mean": (0.5,)}, "must have a number for each of one or three channels"),
         ({"mean": (0.5, 0.5), "std": (0.5, 0.5)}, "one or three channels"),
         ({"std": (0.5, 0.0, 0.5)}, "those of std positive"),
+        ({"std": (0.5, float("nan"), 0.5)}, "those of std positive"),
+        ({"mean": (0.5, float("inf"), 0.5)}, "those of std positive"),
     ],
 )
 def test_steps_that_mean_nothing(fields, message):
