@@ -6,7 +6,6 @@ from cnnjax.sweep import Execution
 from cnnjax.sweep.execution import LOWEST
 from cnnjax.typing import UsageError
 
-
 SECONDS = [name for name, lowest in LOWEST.items() if isinstance(lowest, float)]
 BAD = [*((name, value) for name in SECONDS for value in (math.nan, math.inf, -math.inf, 1e300)),
        *((name, value) for name in LOWEST for value in (-1, 10**400, True))]  # fmt: skip

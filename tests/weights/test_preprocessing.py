@@ -138,7 +138,7 @@ def test_damaged_and_endless_images(tmp_path):
         ({"interpolation": "cubic"}, "Unknown interpolation 'cubic'. Did you mean 'bicubic'"),
         ({"crop": 300}, "crop must lie between 1 and resize=256, not be 300"),
         ({"crop": 0}, "crop must lie"),
-        ({"mean": (0.5,)}, "must have a number for each of one or three channels"),
+        ({"mean": (0.5,)}, "must have a finite number for each of one or three channels"),
         ({"mean": (0.5, 0.5), "std": (0.5, 0.5)}, "one or three channels"),
         ({"std": (0.5, 0.0, 0.5)}, "those of std positive"),
         ({"std": (0.5, float("nan"), 0.5)}, "those of std positive"),
