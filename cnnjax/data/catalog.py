@@ -62,7 +62,7 @@ def describe(config: DataConfig) -> Info:
     if not config.classes:
         return info
     _check_chosen(config, info.num_classes)
-    sizes = _sizes_of(config)
+    sizes = _sizes_of(config, identity(config))
     if empty := [split for split in SPLITS if not sizes[split]]:
         raise UsageError(
             f"--data.classes={config.classes} leaves no examples in {', '.join(empty)}. Name more classes."
@@ -151,9 +151,16 @@ def _kept(dataset: Dataset, classes: tuple[int, ...]) -> dict[str, np.ndarray]:
     return {split: start + np.flatnonzero(chosen[start:stop]) for split, (start, stop) in dataset.ranges.items()}
 
 
+def identity(config: DataConfig) -> str:
+    """What changes whenever a file of the dataset may have; empty where it comes from no files."""
+    of_files = _source(config).of_files
+    return of_files(config).identity() if of_files else ""
+
+
 @lru_cache(maxsize=8)
-def _sizes_of(config: DataConfig) -> dict[str, int]:
-    """Examples of the chosen classes in each split: their labels must be read."""
+def _sizes_of(config: DataConfig, identity: str) -> dict[str, int]:
+    """Examples of the chosen classes in each split: their labels must be read, once for each state of the files."""
+    del identity
     whole = dataclasses.replace(config, classes=(), permute_pixels=False)
     return {split: len(kept) for split, kept in _kept(load(whole), config.classes).items()}
 

@@ -117,7 +117,10 @@ class Session:
 
     def start(self) -> None:
         """Loads the data, checks that they are those of the directory, and opens it."""
-        datasets = {config: bundles.dataset_of(config) for config in {b.spec.data for b in self.plan.bundles}}
+        configs = {b.spec.data for b in self.plan.bundles}
+        if any(config.external for config in configs):
+            bundles.dataset_of.cache_clear()  # its files may have changed since an earlier sweep of this process
+        datasets = {config: bundles.dataset_of(config) for config in configs}
         self.fingerprints = {config: dataset.fingerprint for config, dataset in datasets.items()}
         skipped = {_label(config): dataset.skipped for config, dataset in datasets.items() if dataset.skipped}
         for name, images in skipped.items():

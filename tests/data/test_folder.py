@@ -268,6 +268,19 @@ def test_skipping_gives_the_dataset_without_the_bad_images_and_decodes_once(with
     assert (again.fingerprint, again.skipped) == (dataset.fingerprint, dataset.skipped)
 
 
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_skipping_may_not_empty_a_class(tmp_path, cache_directory, split):
+    root = fill(tmp_path / "data", {"train": 10, "valid": 2, "test": 2})
+    for image in sorted((root / split / "bee").iterdir())[1:]:
+        image.write_bytes(b"no picture")
+    assert min(np.bincount(folder.load(config(root, on_bad_image="skip")).labels)) > 0
+    image.with_name("0.png").unlink()
+    image.with_name("0.png").symlink_to("nowhere.png")
+    for function in (folder.describe, folder.load):
+        with pytest.raises(UsageError, match=rf"No image of class 'bee' in the {split} split .*0\.png \(it is no file"):
+            function(config(root, on_bad_image="skip"))
+
+
 def test_a_long_narrow_image_takes_no_memory(tmp_path):
     with pytest.raises(ValueError, match="too long and narrow"):
         decoded(tmp_path, Image.new("L", (60000, 1)), 1, 224)

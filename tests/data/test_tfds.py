@@ -14,7 +14,7 @@ import tensorflow_datasets
 from PIL import Image
 
 from cnnjax.data import tfds
-from cnnjax.data.catalog import DataConfig, describe, load
+from cnnjax.data.catalog import DataConfig, describe, load, pictures
 from cnnjax.data.without_tensorflow import stand_in
 from cnnjax.typing import UsageError
 
@@ -31,6 +31,7 @@ def builder_class(
     splits: dict[str, int],
     encode: bool = True,
     label_of=lambda number: number % 2,
+    bad=lambda split, number: False,
     **features,
 ) -> type:
     """A builder of tiny images, which yields them as PNG unless ``encode`` is False."""
@@ -56,7 +57,7 @@ def builder_class(
             image = io.BytesIO()
             Image.fromarray(pixels(red, number)).save(image, "PNG")
             example = {
-                "image": image.getvalue() if encode else pixels(red, number),
+                "image": (b"no picture" if bad(red, number) else image.getvalue()) if encode else pixels(red, number),
                 "label": label_of(number),
                 "note": "x",
             }
@@ -133,6 +134,30 @@ def test_splits_are_those_of_the_dataset(name, sizes):
     assert dataset.info.sizes == sizes
     held_out = dataset.images[slice(*dataset.ranges["test"]), 0, 0, 0]
     assert set(held_out.tolist()) == {2 if name == "tiny_three" else 1}
+
+
+def test_skipping_may_not_empty_a_class(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    prepare(tmp_path / "tfds", "TinyHalf", {"train": 40, "test": 6}, bad=lambda split, number: split == 1 and number % 2)
+    prepare(tmp_path / "tfds", "TinyFew", {"train": 40, "test": 6}, bad=lambda split, number: number == 1)
+    with pytest.raises(UsageError, match=r"class 'odd' in the test split can be read, such as test\[\d\] \(it is empty"):
+        describe(DataConfig("tfds:tiny_half", on_bad_image="skip"))
+    assert [name for name, _ in load(DataConfig("tfds:tiny_few", on_bad_image="skip")).skipped] == ["train[1]", "test[1]"]
+
+
+def test_pictures_of_a_split_are_those_of_the_dataset():
+    for name, splits in (("tiny_three", ("train", "valid", "test")), ("tiny_no_test", ("train", "test"))):
+        config = DataConfig(f"tfds:{name}")
+        dataset = load(config)
+        for split in splits:
+            found = pictures(config, split)
+            read = [found.read(number) for number in range(found.count)]
+            np.testing.assert_array_equal(
+                [np.asarray(image) for image, _ in read], dataset.images[slice(*dataset.ranges[split])]
+            )
+            assert [label for _, label in read] == dataset.labels[slice(*dataset.ranges[split])].tolist()
+    with pytest.raises(UsageError, match="tfds:tiny_no_test has no test split, so its validation split serves as one"):
+        pictures(config, "valid")
 
 
 def test_resized_and_made_grey_like_a_folder(tmp_path):

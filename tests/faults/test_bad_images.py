@@ -1,13 +1,16 @@
 """A sweep over a folder with images that cannot be read, and one whose images change between two starts."""
 
 import json
+import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax.data import DataConfig
-from cnnjax.sweep import Execution, bundle, run
+from cnnjax.data import DataConfig, describe, load
+from cnnjax.sweep import Execution, run
 from cnnjax.train import Spec
 from cnnjax.train.program import Driver
 from cnnjax.typing import UsageError
@@ -25,7 +28,6 @@ def folder(tmp_path, monkeypatch):
 
 
 def sweep(folder, directory, **fields):
-    bundle.dataset_of.cache_clear()  # as in another process
     spec = Spec(
         model="mlp",
         model_fields=(("hidden", (4,)),),
@@ -70,3 +72,57 @@ def test_data_that_change_between_two_starts_are_refused(folder, tmp_path):
         sweep(folder, tmp_path / "runs")
     image.write_bytes(before)
     assert len(sweep(folder, tmp_path / "runs")) == 2
+
+
+def exchange(one, other):
+    """Two files change places as by ``cp -p`` or ``rsync -a``: sizes and times of change stay with the names."""
+    contents, times = [path.read_bytes() for path in (one, other)], [path.stat() for path in (one, other)]
+    assert len(contents[0]) == len(contents[1])
+    for path, content, status in zip((one, other), reversed(contents), times, strict=True):
+        path.write_bytes(content)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_files_exchanged_with_size_and_time_kept_are_noticed(folder, tmp_path):
+    one, other = folder / "cats" / "07.png", folder / "dogs" / "08.png"
+    times = [path.stat().st_mtime_ns for path in (one, other)]
+    before = sweep(folder, tmp_path / "runs")
+    exchange(one, other)
+    assert [path.stat().st_mtime_ns for path in (one, other)] == times
+    (next((tmp_path / "runs" / "rows").iterdir())).unlink()
+    with pytest.raises(UsageError, match=r"different configuration:(?s:.*)folder:"):
+        sweep(folder, tmp_path / "runs")
+    assert sweep(folder, None)[0]["data"] != before[0]["data"]
+    exchange(one, other)
+    assert [row["data"] for row in sweep(folder, tmp_path / "runs")] == [row["data"] for row in before]
+
+
+@pytest.mark.parametrize("swap", ["files", "folders"])
+def test_files_and_folders_that_are_renamed_are_noticed(folder, swap):
+    """Not even the contents of a file are written: its inode tells."""
+    pairs = {"files": ("cats/07.png", "dogs/08.png"), "folders": ("cats", "dogs")}
+    one, other = (folder / name for name in pairs[swap])
+    for path in folder.rglob("*.png"):
+        os.utime(path, ns=(0, 0))
+    before = load(DataConfig(f"folder:{folder}")).fingerprint
+    one.rename(folder.parent / "aside")
+    other.rename(one)
+    (folder.parent / "aside").rename(other)
+    assert load(DataConfig(f"folder:{folder}")).fingerprint != before
+
+
+def test_a_copy_elsewhere_is_the_same_dataset_and_an_untouched_folder_is_not_read_again(folder, tmp_path, monkeypatch):
+    plain, full = DataConfig(f"folder:{folder}"), DataConfig(f"folder:{folder}", image_size=8, channels=3)
+    before = load(full).fingerprint
+    shutil.copytree(folder, tmp_path / "copy")
+    assert load(DataConfig(f"folder:{tmp_path / 'copy'}")).fingerprint == load(plain).fingerprint == before
+    monkeypatch.setattr(Path, "read_bytes", None)
+    assert load(full).fingerprint == before
+
+
+def test_classes_of_files_that_change_are_counted_anew(folder):
+    config = DataConfig(f"folder:{folder}", classes=(1, 0))
+    assert sum(describe(config).sizes.values()) == 40
+    (folder / "cats" / "07.png").unlink()
+    assert sum(describe(config).sizes.values()) == 39
+    assert sum(load(config).info.sizes.values()) == 39
