@@ -63,11 +63,14 @@ def partial(directory: Path, label: str) -> Path:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replaces a file whole, flushed to the disk, or not at all: no reader, and no kill, finds a part of it."""
+    """Replaces a file whole, flushed to the disk, or not at all: no reader, and no kill, finds a part of it.
+
+    Text becomes UTF-8, with an escape for a byte of a file's name that is none.
+    """
     unfinished = partial(path.parent, path.name)
     try:
         with open(unfinished, "wb") as file:
-            file.write(content if isinstance(content, bytes) else content.encode())
+            file.write(content if isinstance(content, bytes) else content.encode(errors="backslashreplace"))
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)

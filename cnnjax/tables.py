@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from cnnjax.text import printable
+
 UNBOUNDED = 10_000  # columns of what is no terminal
 
 
 def show(*parts: Any, console: Any = None) -> None:
-    """Prints texts and rich's tables: on a terminal with lines, elsewhere as plain columns two spaces apart.
+    """Prints texts, as they are, and rich's tables: on a terminal with lines, elsewhere as columns two spaces apart.
 
     A table that is too wide for the terminal loses its vertical lines before it loses letters.
 
@@ -29,7 +31,14 @@ def show(*parts: Any, console: Any = None) -> None:
             part.box = box.SIMPLE_HEAD
         if isinstance(part, Table) and part.box in (None, box.SIMPLE_HEAD):
             part.show_edge, part.pad_edge, part.padding = False, False, (0, 2 if part.box is None else 1, 0, 0)
-        console.print(part, highlight=False)
+        console.print(part, highlight=False, markup=False)
+
+
+def cell(name: Any, style: str = "") -> Any:
+    """A name from outside as text of rich, for a table's cell or title: no markup, and nothing steers the terminal."""
+    from rich.text import Text
+
+    return Text(printable(str(name)), style=style)
 
 
 def _width(console: Any, table: Any) -> int:

@@ -17,6 +17,7 @@ FOUNDATION = (
     "interrupt",
     "provenance",
     "strict_json",
+    "text",
     "__version__",
 )
 LAYERS = ("ops", "nn", "augment", "losses", "metrics", "stats", "data")
@@ -32,6 +33,7 @@ MAY_IMPORT = {
     "tables": FOUNDATION,
     "process": FOUNDATION,
     "interrupt": FOUNDATION,
+    "text": FOUNDATION,
     "strict_json": FOUNDATION,
     "provenance": FOUNDATION,
     "ops": FOUNDATION,

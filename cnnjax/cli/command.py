@@ -25,6 +25,7 @@ import sys
 from cnnjax import __version__
 from cnnjax.cli.arguments import HELP, Arguments, help_lines
 from cnnjax.interrupt import stoppable
+from cnnjax.text import never_fail_to_print, printable
 
 NOBODY_READS = 141  # what a shell says of a program that SIGPIPE has ended
 SUBCOMMANDS = {
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     Args:
       argv: arguments without the program's name; ``sys.argv`` by default.
     """
+    never_fail_to_print()
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in HELP:
         listed = "".join(f"  {name:10s} {text}\n" for name, text in SUBCOMMANDS.items())
@@ -67,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
         if not isinstance(error, UsageError):
             raise
-        print(f"{label}: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        print(f"{label}: {printable(' '.join(str(error).split(chr(10))))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{label}: stopped.", file=sys.stderr)

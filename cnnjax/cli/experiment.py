@@ -39,6 +39,7 @@ from cnnjax.sweep.plan import AUTO, Plan, assign
 from cnnjax.sweep.session import Session
 from cnnjax.sweep.store import Row, dumps
 from cnnjax.sweep.supervise import pin
+from cnnjax.text import never_fail_to_print, printable, printable_lines
 from cnnjax.train import peers
 from cnnjax.train.program import Driver
 from cnnjax.train.run import Interrupted
@@ -58,21 +59,25 @@ def main(experiment: ModuleType | str, argv: list[str] | None = None) -> int:
     module = sys.modules[experiment] if isinstance(experiment, str) else experiment
     argv = sys.argv[1:] if argv is None else argv
     name = Path(str(module.__file__)).stem
+    never_fail_to_print()
     try:
         with stoppable():
             return _main(name, module, argv)
     except UsageError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(f"{name}: {printable_lines(str(error))}", file=sys.stderr)
         return 2
     except Interrupted as stopped:
         state = "the state is saved" if stopped.saved else "it goes on from the last checkpoint"
-        print(f"{name}: {stopped}; {state}. The same command resumes.", file=sys.stderr)
+        print(f"{name}: {printable_lines(str(stopped))}; {state}. The same command resumes.", file=sys.stderr)
         return 130
     except KeyboardInterrupt:  # before or after the runs
         print(f"{name}: stopped. The same command resumes.", file=sys.stderr)
         return 130
     except RuntimeError as error:
-        print(f"{name}: {error}\nFinished runs are kept; the same command tries the others again.", file=sys.stderr)
+        print(
+            f"{name}: {printable_lines(str(error))}\nFinished runs are kept; the same command tries the others again.",
+            file=sys.stderr,
+        )
         return 1
 
 
@@ -194,7 +199,7 @@ def _check_claims(module: ModuleType, planned: Plan) -> None:
         module.verdict(skeleton, *([[]] if hasattr(module, "measure") else []))
     except (UsageError, KeyError) as error:
         reason = f"the conditions lack {error}" if isinstance(error, KeyError) else error
-        print(f"The claims will not be judged: {reason}", file=sys.stderr)
+        print(f"The claims will not be judged: {printable_lines(str(reason))}", file=sys.stderr)
 
 
 def _run(name: str, module: ModuleType, session: Session) -> int:
@@ -236,7 +241,7 @@ def _run(name: str, module: ModuleType, session: Session) -> int:
     )
     console.print(table.render(rows, module.METRICS))
     console.print(table.render_verdicts(verdicts))
-    console.print(f"Report: {report}", soft_wrap=True)
+    console.print(f"Report: {printable(str(report))}", soft_wrap=True, markup=False)
     return 0
 
 
@@ -341,4 +346,4 @@ def _calibrate(planned: Plan, record: Path) -> None:
         )
     record.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(record, dumps(records))
-    console.print(f"Recorded in {record}", soft_wrap=True)
+    console.print(f"Recorded in {printable(str(record))}", soft_wrap=True, markup=False)

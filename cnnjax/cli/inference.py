@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax import image
+from cnnjax.text import printable
 from cnnjax.typing import UsageError
 from cnnjax.weights import Preprocessing
 
@@ -51,7 +52,7 @@ def prepared(where: str, read: Callable[[], tuple[Any, int]], preprocessing: Pre
 
 def _unreadable(where: str, error: Exception) -> UsageError:
     return UsageError(
-        f"{where} cannot be read: {str(error).removeprefix('The image cannot be decoded: ').rstrip('.')}."
+        f"{printable(where)} cannot be read: {str(error).removeprefix('The image cannot be decoded: ').rstrip('.')}."
     )
 
 

@@ -21,6 +21,7 @@ from cnnjax.report import gallery
 from cnnjax.report.gallery import NOT_RUN, RULE_CHANGED
 from cnnjax.report.table import VERDICT_STYLES, effect_text
 from cnnjax.strict_json import encode
+from cnnjax.text import never_fail_to_print, printable, printable_lines
 from cnnjax.typing import UsageError, unknown
 
 SIGNATURES = 3  # as many are printed: one for each program
@@ -32,11 +33,12 @@ def main(argv: list[str], description: str) -> int:
     parser = _parser(description)
     options = parser.parse_args(argv)
     _check(parser, options)
+    never_fail_to_print()
     try:
         with stoppable():
             return _main(options)
     except UsageError as error:
-        print(f"experiments: {error}", file=sys.stderr)
+        print(f"experiments: {printable_lines(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("experiments: stopped. The same command resumes.", file=sys.stderr)
@@ -117,7 +119,8 @@ def _main(options: argparse.Namespace) -> int:
     if options.json:
         print(encode(entries, indent=1))
     elif options.report is not None:
-        print(f"Report: {report(Path(options.report or workdir / 'index.html'), entries, modules)}")
+        written = report(Path(options.report or workdir / "index.html"), entries, modules)
+        print(f"Report: {printable(str(written))}")
     else:
         _print(entries, datetime.datetime.now(datetime.UTC))
     return code

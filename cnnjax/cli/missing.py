@@ -20,6 +20,7 @@ from cnnjax.sweep import plan, points, rule
 from cnnjax.sweep.bundle import threads_here
 from cnnjax.sweep.execution import Execution
 from cnnjax.sweep.session import Session
+from cnnjax.text import printable_lines
 from cnnjax.typing import UsageError
 
 # Added to the forecast for each training program that a worker compiles: between the 3 s of a small net and
@@ -192,7 +193,7 @@ def _print_forecasts(forecasts: Sequence[Forecast], options: argparse.Namespace)
         )
     for found in forecasts:
         if found.refusal:
-            print(f"{found.name}: {found.refusal}", file=sys.stderr)
+            print(f"{found.name}: {printable_lines(str(found.refusal))}", file=sys.stderr)
 
 
 def _minutes(seconds: float) -> str:

@@ -148,11 +148,12 @@ def _changed(arguments: Arguments, known: Preprocessing | None) -> Preprocessing
 
 def _class_names(path: Path) -> tuple[str, ...]:
     try:
-        return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # some editors put a byte order mark before all
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"--classes={path} cannot be read ({error}). Give a text file with a name in each line."
+            f"--classes={path} cannot be read ({error}). Give a text file in UTF-8 with a name in each line."
         ) from None
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def _check_fit(found: Pretrained, shapes: Any) -> None:

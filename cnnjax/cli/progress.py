@@ -7,6 +7,7 @@ from typing import Any
 
 from cnnjax.sweep.plan import Bundle
 from cnnjax.sweep.work import Listener, Progress
+from cnnjax.text import printable
 
 
 @contextmanager
@@ -22,6 +23,7 @@ def display(pending: Sequence[Bundle], done_before: int, total_runs: int, consol
     if not console.is_terminal:
         yield lambda news: None
         return
+    from rich.markup import escape
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
 
@@ -47,7 +49,7 @@ def display(pending: Sequence[Bundle], done_before: int, total_runs: int, consol
         line = tally.lines[news.worker]
         spec = news.bundle.spec
         bars.update(
-            line, description=f"  {_label(news.bundle)}", total=spec.steps, completed=news.steps,
+            line, description=f"  {escape(_label(news.bundle))}", total=spec.steps, completed=news.steps,
             rate=f"step {news.steps}/{spec.steps}",
         )  # fmt: skip
         bars.update(
@@ -95,7 +97,7 @@ def _label(bundle: Bundle) -> str:
     first = bundle.points[0]
     text = " ".join(f"{name}={value}" for name, value in first.assignment) or str(first.spec.model)
     seeds = ",".join(str(point.seed) for point in bundle.points[:3])
-    return f"{text} seed {seeds}{',...' if len(bundle.points) > 3 else ''}"[:60]
+    return printable(f"{text} seed {seeds}{',...' if len(bundle.points) > 3 else ''}")[:60]
 
 
 def _clock(seconds: float) -> str:

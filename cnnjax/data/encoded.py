@@ -20,6 +20,7 @@ from cnnjax.data import cache, decode
 from cnnjax.data.dataset import SPLITS, DataConfig, Dataset, Info, Progress, assemble
 from cnnjax.rng import permutation
 from cnnjax.strict_json import encode
+from cnnjax.text import printable
 from cnnjax.typing import UsageError
 
 # Where a source has training examples only, this share of them becomes the test split.
@@ -209,8 +210,8 @@ def _check_classes_left(encoded: Encoded, checked: list[tuple[int, int, str | No
             if label not in left:
                 raise UsageError(
                     f"No image of class {encoded.class_names[label]!r} in the {split} split can be read, such as "
-                    f"{encoded.where(example)} ({reason}): on_bad_image=skip would leave it empty. Replace the images, "
-                    "or remove the class."
+                    f"{printable(encoded.where(example))} ({reason}): on_bad_image=skip would leave it empty. Replace "
+                    "the images, or remove the class."
                 )
 
 
@@ -378,7 +379,7 @@ def _sizes_differ(one: str, size: Sequence[int], other: str, other_size: Sequenc
 
 
 def _unreadable(failures: list[tuple[str, Exception]]) -> UsageError:
-    named = "; ".join(f"{name} ({error})" for name, error in failures[:5])
+    named = "; ".join(f"{printable(name)} ({error})" for name, error in failures[:5])
     more = ", ..." if len(failures) > 5 else ""
     remedy = "Replace or remove them, or set --data.on_bad_image=skip."
     return UsageError(f"{len(failures)} images cannot be read: {named}{more}. {remedy}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cnnjax.data import encoded, layout
 from cnnjax.data.dataset import DataConfig, Dataset, Info, Progress
+from cnnjax.text import printable
 from cnnjax.typing import UsageError
 
 LARGEST_BYTES = 2**28  # of a file that is believed to be one image
@@ -77,7 +78,7 @@ def source(config: DataConfig) -> encoded.Encoded:
 
 def _listing(root: Path) -> Listing:
     if not root.is_dir():
-        raise UsageError(f"There is no folder {root}. {layout.expected(root)}")
+        raise UsageError(f"There is no folder {printable(str(root))}. {layout.expected(root)}")
     folders = layout.split_folders(root)
     names = layout.class_names(folders["train"], root)
     for split, folder in folders.items():
@@ -111,6 +112,6 @@ def _classes_differ(root: Path, split: str, names: list[str], others: list[str])
         if only
     ]
     return UsageError(
-        f"The classes of {root} differ between its splits: {'; '.join(differences)}. "
+        f"The classes of {printable(str(root))} differ between its splits: {'; '.join(differences)}. "
         "Each split needs the same class folders."
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cnnjax.data.dataset import SPLITS
 from cnnjax.image import EXTENSIONS
+from cnnjax.text import printable
 from cnnjax.typing import UsageError
 
 # In any case, upper or lower.
@@ -90,7 +91,7 @@ def class_names(folder: Path, root: Path) -> list[str]:
         found = f"one class only, {names[0]!r}" if names else "no class folders"
         within = folder / names[0] if names else folder
         hint = f" Did you mean --data=folder:{within}?" if names and len(subfolders(within)) > 1 else ""
-        raise UsageError(f"{folder} has {found}. {expected(root)}{hint}")
+        raise UsageError(f"{printable(str(folder))} has {found}. {expected(root)}{hint}")
     if all(_split(name) for name in names):
         raise _ambiguous(
             folder, names, "a split lies in a split", f"Give --data=folder:{folder}, or move the classes up"
@@ -132,7 +133,9 @@ def images(root: Path, folder: Path, seen: dict[tuple[int, int], tuple[Path, Pat
     """
     if found := sorted(_walk(folder, folder, {} if seen is None else seen)):
         return [Path(path).relative_to(root).as_posix() for path in found]
-    raise UsageError(f"{folder} has no images; known are {', '.join(EXTENSIONS)}. Add some or remove it.")
+    raise UsageError(
+        f"{printable(str(folder))} has no images; known are {', '.join(EXTENSIONS)}. Add some or remove it."
+    )
 
 
 def _walk(folder: Path, owner: Path, seen: dict[tuple[int, int], tuple[Path, Path]]) -> Iterator[str]:
@@ -140,7 +143,8 @@ def _walk(folder: Path, owner: Path, seen: dict[tuple[int, int], tuple[Path, Pat
     before, belongs = seen.setdefault(_identity(folder), (folder, owner))
     if belongs != owner:
         raise UsageError(
-            f"{folder} and {before} are one folder: its images would be read twice, under two names. Remove the link."
+            f"{printable(str(folder))} and {printable(str(before))} are one folder: its images would be read twice, "
+            "under two names. Remove the link."
         )
     if before != folder:
         return
@@ -156,8 +160,9 @@ def subfolders(folder: Path) -> list[str]:
     return [entry.name for entry in _entries(folder) if _is_folder(entry)]
 
 
-def expected(root: Path) -> str:
+def expected(root: Path | str) -> str:
     """What a folder must look like."""
+    root = printable(str(root))
     return f"Expected {root}/train/CLASS/*.png with {root}/test/CLASS/*.png, or {root}/CLASS/*.png."
 
 
@@ -170,7 +175,9 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
                 key=lambda entry: entry.name,
             )
     except OSError as error:
-        raise UsageError(f"{folder} cannot be read: {error.strerror}. Make it readable, or move it out.") from None
+        raise UsageError(
+            f"{printable(str(folder))} cannot be read: {error.strerror}. Make it readable, or move it out."
+        ) from None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -195,7 +202,9 @@ def _sounds_like_split(name: str) -> bool:
 def _ambiguous(root: Path, names: list[str], reason: str, remedy: str) -> UsageError:
     seen = [f"{name!r} ({_content(root / name)})" for name in names[:SHOWN]]
     more = [f"{len(names) - SHOWN} more"] if len(names) > SHOWN else []
-    return UsageError(f"{root} has {_listed([*seen, *more], quoted=False)}: {reason}. {remedy}. {expected(root)}")
+    return UsageError(
+        f"{printable(str(root))} has {_listed([*seen, *more], quoted=False)}: {reason}. {remedy}. {expected(root)}"
+    )
 
 
 def _content(folder: Path) -> str:

@@ -110,7 +110,7 @@ def write(path: str | Path, exhibits: Sequence[Exhibit]) -> Path:
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, document("What the lectures say, and what the runs say", body, CSS).encode())
+        write_atomically(path, document("What the lectures say, and what the runs say", body, CSS))
     except OSError as error:
         raise UsageError(f"{path} cannot be written ({error.strerror}). Choose another path.") from error
     return path

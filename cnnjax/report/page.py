@@ -133,7 +133,7 @@ def write(
         _section("How this was run", _run(rows, manifest)),
     ]
     path = directory / "report.html"
-    write_atomically(path, document(f"{experiment}: {title}", "".join(parts)).encode())
+    write_atomically(path, document(f"{experiment}: {title}", "".join(parts)))
     return path
 
 

@@ -279,7 +279,7 @@ def write_results_csv(path: str | Path, rows: Iterable[Row]) -> None:
         values += [row["metrics"].get(metric) for metric in metrics]
         values += [row.get(name) for name in tail]
         writer.writerow([csv_text(value) for value in values])
-    write_atomically(Path(path), file.getvalue().encode())
+    write_atomically(Path(path), file.getvalue())
 
 
 def _position(row: Row, swept: Sequence[str]) -> list[tuple[bool, float, str]]:

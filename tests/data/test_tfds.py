@@ -138,11 +138,18 @@ def test_splits_are_those_of_the_dataset(name, sizes):
 
 def test_skipping_may_not_empty_a_class(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    prepare(tmp_path / "tfds", "TinyHalf", {"train": 40, "test": 6}, bad=lambda split, number: split == 1 and number % 2)
+    prepare(
+        tmp_path / "tfds", "TinyHalf", {"train": 40, "test": 6}, bad=lambda split, number: split == 1 and number % 2
+    )
     prepare(tmp_path / "tfds", "TinyFew", {"train": 40, "test": 6}, bad=lambda split, number: number == 1)
-    with pytest.raises(UsageError, match=r"class 'odd' in the test split can be read, such as test\[\d\] \(it is empty"):
+    with pytest.raises(
+        UsageError, match=r"class 'odd' in the test split can be read, such as test\[\d\] \(it is empty"
+    ):
         describe(DataConfig("tfds:tiny_half", on_bad_image="skip"))
-    assert [name for name, _ in load(DataConfig("tfds:tiny_few", on_bad_image="skip")).skipped] == ["train[1]", "test[1]"]
+    assert [name for name, _ in load(DataConfig("tfds:tiny_few", on_bad_image="skip")).skipped] == [
+        "train[1]",
+        "test[1]",
+    ]
 
 
 def test_pictures_of_a_split_are_those_of_the_dataset():

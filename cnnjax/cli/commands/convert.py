@@ -19,6 +19,7 @@ from typing import Any
 
 from cnnjax.cli import weights_flags
 from cnnjax.cli.arguments import Arguments
+from cnnjax.text import printable
 
 FORMATS = ("cnnjax", "torchvision", "timm")
 
@@ -58,8 +59,11 @@ def run(arguments: Arguments) -> None:
             image_shape=shape, overwrite=True, **found.fields,
         )  # fmt: skip
         if not found.preprocessing:
-            print(f"cnnjax convert: the file does not say how images are prepared. {found.problem}", file=sys.stderr)
-    print(f"Wrote {path}")
+            print(
+                f"cnnjax convert: the file does not say how images are prepared. {printable(found.problem)}",
+                file=sys.stderr,
+            )
+    print(f"Wrote {printable(str(path))}")
 
 
 def _free(arguments: Arguments) -> Path:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from cnnjax.cli import weights_flags
 from cnnjax.cli.arguments import Arguments
 from cnnjax.strict_json import encode
+from cnnjax.text import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,8 +80,8 @@ def run(arguments: Arguments) -> None:
     of_class = matched(pictures.class_names, found.class_names, classes, arguments.data)
     if pictures.carved:
         print(
-            f"cnnjax evaluate: {arguments.data} has no {arguments.split} split: these are the images that training "
-            "keeps for it, with the same --data flags. Weights of elsewhere may have been trained on them.",
+            f"cnnjax evaluate: {printable(arguments.data)} has no {arguments.split} split: these are the images that "
+            "training keeps for it, with the same --data flags. Weights of elsewhere may have been trained on them.",
             file=sys.stderr,
         )  # fmt: skip
     numbers = _evaluated(found, pictures, of_class, steps, arguments.batch_size)
@@ -127,7 +128,10 @@ def matched(ours: tuple[str, ...], theirs: tuple[str, ...], classes: int, data: 
     common = set(ours) & set(theirs)
     if not common:
         if theirs:
-            print(f"cnnjax evaluate: {data} shares no class name with the weights; matched by order.", file=sys.stderr)
+            print(
+                f"cnnjax evaluate: {printable(data)} shares no class name with the weights; matched by order.",
+                file=sys.stderr,
+            )
         return np.arange(classes, dtype=np.int32)
     if other := sorted(set(ours) - common):
         named = ", ".join(map(repr, other[:5])) + (", ..." if len(other) > 5 else "")
@@ -203,9 +207,10 @@ def _per_example(model: Any, variables: Any, images: Any, labels: Any) -> tuple[
 
 def _table(asked: dict[str, Any], numbers: dict[str, Any]) -> Any:
     from rich.table import Table
-    from rich.text import Text
 
-    table = Table(title=Text(f"{asked['model']} on {asked['data']}, {asked['split']}"))
+    from cnnjax.tables import cell
+
+    table = Table(title=cell(f"{asked['model']} on {asked['data']}, {asked['split']}"))
     for title in ("images", "top-1 error", "top-5 error", "cross-entropy", "images per second"):
         table.add_column(title, justify="right")
     table.add_row(

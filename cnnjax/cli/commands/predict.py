@@ -70,7 +70,7 @@ def run(arguments: Arguments) -> None:
     if arguments.json:
         print(encode(rows, indent=1))
     else:
-        show(_table(rows), pretrained.described(steps))
+        show(_table(rows, names), pretrained.described(steps))
 
 
 def likeliest(share: "np.ndarray", names: tuple[str, ...], count: int) -> list[dict[str, Any]]:
@@ -95,9 +95,10 @@ def _paths(given: list[str]) -> list[Path]:
     return paths
 
 
-def _table(rows: list[dict[str, Any]]) -> Any:
+def _table(rows: list[dict[str, Any]], names: tuple[str, ...]) -> Any:
     from rich.table import Table
-    from rich.text import Text
+
+    from cnnjax.tables import cell
 
     table = Table()
     table.add_column("image", overflow="fold")
@@ -107,5 +108,10 @@ def _table(rows: list[dict[str, Any]]) -> Any:
         for place, item in enumerate(row["classes"]):
             last = place == len(row["classes"]) - 1
             image, share = "" if place else row["image"], f"{100 * item['probability']:.2f} %"
-            table.add_row(Text(image), Text(item["class"]), share, end_section=last)
+            table.add_row(cell(image), cell(_label(item, names)), share, end_section=last)
     return table
+
+
+def _label(item: dict[str, Any], names: tuple[str, ...]) -> str:
+    """The class's name, with its number where several have that name."""
+    return item["class"] if names.count(item["class"]) == 1 else f"{item['class']} (class {item['index']})"

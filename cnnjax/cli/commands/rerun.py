@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnnjax.cli.arguments import Arguments
 from cnnjax.strict_json import encode
+from cnnjax.text import printable_lines
 
 if TYPE_CHECKING:
     from cnnjax.cli.results import Results
@@ -62,7 +63,7 @@ def run(arguments: Arguments) -> int:
         except Interrupted as stopped:
             raise KeyboardInterrupt from stopped
         except RuntimeError as error:
-            print(f"cnnjax rerun: {error}", file=sys.stderr)
+            print(f"cnnjax rerun: {printable_lines(str(error))}", file=sys.stderr)
             return 1
     compared = comparison(old, new, found)
     print(encode(compared, indent=1)) if arguments.json else _show(compared, old, new)
