@@ -1,6 +1,8 @@
 """The subcommands that read weights, on tiny networks of random weights, against the same by hand."""
 
 import json
+import os
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -111,6 +113,24 @@ def test_names_and_preprocessing_can_be_given(run, animals, tmp_path):
     assert before != after
 
 
+def test_names_of_any_kind_are_shown_and_kept(run, animals, tmp_path):
+    names = [b"a [b] b.png", b"\xff.png", b"new\nline \x1b[31m.png", b"l" * 251 + b".png"]
+    pixels = next(pictures(tmp_path / "pictures", ["x"], 1).rglob("*.png")).read_bytes()
+    files = [os.path.join(os.fsencode(tmp_path), name) for name in names]
+    for file in files:
+        Path(os.fsdecode(file)).write_bytes(pixels)
+    named = tmp_path / "names.txt"
+    named.write_bytes("\ufeffcrane\r\ncrane\r\n[red]caf\xe9\r\n".encode())
+    argv = [f"--weights={animals}", f"--classes={named}", *map(os.fsdecode, files)]
+    rows = json.loads(run("predict", "--json", *argv))
+    assert [os.fsencode(row["image"]) for row in rows] == files
+    assert {item["class"] for item in rows[0]["classes"]} == {"crane", "[red]caf\xe9"}
+    text = run("predict", *argv)
+    assert all(shown in text for shown in ("/a [b] b.png", r"/\xff.png", r"/new\nline \x1b[31m.png", "l" * 251))
+    assert all(shown in text for shown in ("crane (class 0)", "crane (class 1)", "[red]caf\xe9"))
+    assert "\x1b" not in text
+
+
 def test_the_table_of_predictions(run, lenet, tmp_path):
     (file,) = pictures(tmp_path / "pictures", ["x"], 1).rglob("*.png")
     rows = rows_of(run("predict", f"--weights={lenet}", "--top=1", file))
@@ -145,6 +165,7 @@ def test_what_does_not_fit_is_refused(refused, lenet, animals, tmp_path):
     cases = [
         ([*own, good, tmp_path / "bad.png"], [f"{tmp_path / 'bad.png'} cannot be read"]),
         ([*own, good, tmp_path / "cut.png"], [str(tmp_path / "cut.png")]),
+        ([*own, tmp_path / "no\nth\x1bing.png"], [r"no\nth\x1bing.png cannot be read"]),
         ([*own, tmp_path / "none.png"], [str(tmp_path / "none.png"), "cannot be read"]),
         ([*own, tmp_path / "empty"], ["empty has no images"]),
         ([*own, "--model=mlp", good], ["lenet5", "--model=mlp", "Leave --model out"]),

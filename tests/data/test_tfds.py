@@ -146,10 +146,8 @@ def test_skipping_may_not_empty_a_class(tmp_path, monkeypatch):
         UsageError, match=r"class 'odd' in the test split can be read, such as test\[\d\] \(it is empty"
     ):
         describe(DataConfig("tfds:tiny_half", on_bad_image="skip"))
-    assert [name for name, _ in load(DataConfig("tfds:tiny_few", on_bad_image="skip")).skipped] == [
-        "train[1]",
-        "test[1]",
-    ]
+    skipped = load(DataConfig("tfds:tiny_few", on_bad_image="skip")).skipped
+    assert [name.partition("[")[0] for name, _ in skipped] == ["train", "test"]
 
 
 def test_pictures_of_a_split_are_those_of_the_dataset():
