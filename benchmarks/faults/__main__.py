@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.faults import devices, disk, distributed, inputs, killed, repeated
+from benchmarks.faults import devices, disk, distributed, inputs, killed, names, repeated
 from benchmarks.faults.finding import Finding, Place
 from benchmarks.measure import RESULTS, machine
 from cnnjax.strict_json import encode
@@ -80,6 +80,16 @@ TESTS = {
         inputs.bad_data,
         "each bad image is named with the reason, or skipped, counted and listed; changed data stop a resumed sweep",
     ),
+    "exchanged_files": Test(
+        names.exchanged_files,
+        "pictures of a folder that change places with sizes and times kept are noticed, between two commands and by a "
+        "stopped sweep; a copy elsewhere is the same data",
+    ),
+    "names": Test(
+        names.names,
+        "file, class and directory names with brackets, bytes that are not UTF-8, newlines, control characters and 255 "
+        "characters: on terminals of UTF-8 and ASCII no traceback, nothing misnamed, exit codes as documented",
+    ),
     "distributed": Test(
         distributed.joined,
         "where one of several processes that share each batch dies or freezes, the others end with an error within "
@@ -102,12 +112,12 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(TESTS), help=f"some of {','.join(TESTS)}")
     parser.add_argument("--quick", action="store_true", help="a small part of each; nothing is recorded")
     chosen = parser.parse_args()
-    names = chosen.only.split(",")
-    if unknown := set(names) - set(TESTS):
+    wanted = chosen.only.split(",")
+    if unknown := set(wanted) - set(TESTS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; choose from {', '.join(TESTS)}")
     results = {} if chosen.quick else _recorded()
     with tempfile.TemporaryDirectory(prefix="faults-cache-") as cache:
-        for name in names:
+        for name in wanted:
             results[name] = _one(name, Path(cache), chosen.quick)
             if not chosen.quick:
                 _record(results)
