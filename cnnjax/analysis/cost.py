@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from cnnjax.analysis.program import Path, Program, Step, steps, trace
+from cnnjax.analysis.program import Path, Program, Step, kept_trace, steps
 
 # Equations that XLA counts per number: its count of one shape holds for all, in proportion.
 ELEMENTWISE = {
@@ -65,7 +65,7 @@ def _totals(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[int, int]:
 
 @lru_cache(maxsize=256)
 def _kept_totals(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[int, int]:
-    found = list(products(trace(model, image_shape)))
+    found = list(products(kept_trace(model, image_shape)))
     return sum(p.repeats * p.multiply_adds for p in found), sum(p.repeats * p.outputs for p in found)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections import Counter
 from typing import Any
 
+from cnnjax.analysis.cut import cut
 from cnnjax.analysis.program import Path, Program, Step, label, steps
 from cnnjax.analysis.receptive_field import Found, ReceptiveField
 from cnnjax.analysis.signs import sigmoids_of_positives
@@ -43,6 +44,7 @@ def warnings_of(program: Program, found: Found, batch_size: int | None = None) -
         *(warning for step in convolutions for warning in _checkered(step)),
         *_gridded(convolutions, found),
         *_narrow(program, found),
+        *_cut(program),
         *(_single(program) if batch_size == 1 else []),
     ]
     return list(dict.fromkeys(warnings))
@@ -174,6 +176,24 @@ def _narrow(program: Program, found: Found) -> list[LayerWarning]:
             why="No unit sees the relations between parts of the image that are farther apart.",
             remedy="Use more layers, strides, pooling or dilations, or smaller images.",
             source="S1:1122-1131, S3:170-174",
+        )
+    ]
+
+
+def _cut(program: Program) -> list[LayerWarning]:
+    """Layers that put out their bias, whatever they read."""
+    found = cut(program)
+    if not found.layers:
+        return []
+    several = f" and {len(found.layers) - 1} more" if len(found.layers) > 1 else ""
+    lost = ", and no other path leads around it: the output does not depend on the image" if found.whole else ""
+    return [
+        LayerWarning(
+            layer=label(found.layers[0]) + several,
+            what=f"a value less the mean of nothing but itself is 0{lost}",
+            why="Normalised by itself, a map of one pixel, or a group of one value, becomes the bias alone.",
+            remedy="Use larger images or fewer strides, or batch, layer or group normalisation of several channels.",
+            source="S3:651-679",
         )
     ]
 

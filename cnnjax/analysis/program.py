@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -99,22 +100,27 @@ class Step(NamedTuple):
 
 
 def trace(
-    model: nn.Module, input_shape: tuple[int, ...], arguments: Mapping[str, Any] | None = None, batch: int = 1
+    model: nn.Module,
+    input_shape: tuple[int, ...],
+    arguments: Mapping[str, Any] | None = None,
+    batch: int = 1,
+    training: bool = False,
 ) -> Program:
-    """The program of ``model`` in evaluation mode for inputs of one shape, without the axis of images.
+    """The program of ``model`` for inputs of one shape, without the axis of images; in evaluation mode if not told.
 
     Args:
       model: called with one array (batch, *input_shape) of float32.
       input_shape: such as (H, W, C).
       arguments: further arguments of the call; those that switch between training and evaluation are found.
       batch: inputs at once.
+      training: whether in training mode.
 
     Raises:
       UsageError: the model takes several inputs, cannot take inputs of this shape, or makes an empty map of them.
     """
     _check(model, input_shape, arguments or {})
     recorder = _Recorder(model, input_shape)
-    given = {**switches(model, training=False), **(arguments or {})}
+    given = {**switches(model, training), **(arguments or {})}
     inputs = jax.ShapeDtypeStruct((batch, *input_shape), jnp.float32)
     key = rng.abstract_key()
 
@@ -129,6 +135,20 @@ def trace(
         with nn.intercept_methods(recorder.mark):
             closed, shapes = jax.make_jaxpr(apply, return_shape=True)(variables, key, inputs)
     return Program(closed.jaxpr, closed.consts, variables, recorder.calls, _outputs(shapes))
+
+
+def kept_trace(model: nn.Module, input_shape: tuple[int, ...]) -> Program:
+    """As ``trace``; the last ones are kept, for several questions are asked of each network."""
+    try:
+        hash(model)
+    except TypeError:  # a network of one's own with a field that cannot be hashed
+        return trace(model, input_shape)
+    return _kept_trace(model, input_shape)
+
+
+@lru_cache(maxsize=4)  # a plan goes from network to network
+def _kept_trace(model: nn.Module, input_shape: tuple[int, ...]) -> Program:
+    return trace(model, input_shape)
 
 
 def trace_backward(

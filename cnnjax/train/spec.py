@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
@@ -12,6 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax import augment, models, rng
+from cnnjax.analysis.cut import cut_in_training
+from cnnjax.analysis.program import label
 from cnnjax.data.catalog import DataConfig, Info
 from cnnjax.strict_json import encode
 from cnnjax.tasks import probes, reconstruction
@@ -30,6 +33,7 @@ Precision = Literal["float32", "bfloat16"]
 Decayed = Literal["kernels", "all"]
 Loss = Literal["softmax", "sigmoid"]
 TaskName = Literal["classify", "reconstruct"]
+log = logging.getLogger(__name__)
 PROBES: dict[str, Mapping[str, Any]] = {"classify": probes.PROBES, "reconstruct": reconstruction.PROBES}  # by task
 PLAIN = (float, int, str, bool, type(None))  # what JSON has too
 ALL_PROBES = ", ".join(name for known in PROBES.values() for name in known)
@@ -185,6 +189,7 @@ def validate(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
         reconstruction.check_outputs(model, info.image_shape)
     else:
         check_outputs(model, info.image_shape, info.num_classes)
+    _check_reads_images(model, name, info.image_shape, spec.batch_size)
     if spec.frozen or spec.weights:
         shapes = variable_shapes(spec, info)
         if spec.weights:
@@ -230,6 +235,26 @@ def check_values(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
 def _model_of(spec: Spec, info: Info) -> tuple[nn.Module, str]:
     """The network, and what to call it in an error."""
     return build_model(spec, info.num_classes), spec.model if isinstance(spec.model, str) else type(spec.model).__name__
+
+
+@functools.lru_cache(maxsize=256)  # each network is spoken of once
+def _warn(message: str) -> None:
+    log.warning(message)
+
+
+def _check_reads_images(model: nn.Module, name: str, image_shape: tuple[int, int, int], batch_size: int) -> None:
+    """Refuses a network whose output is the same for all images, and warns of layers that are, from its shapes."""
+    found = cut_in_training(model, image_shape, batch_size)
+    if not found.layers:
+        return
+    height, width, _ = image_shape
+    where = f"{name} on images of {height}x{width} in batches of {batch_size}: {label(found.layers[0])}"
+    where += f" and {len(found.layers) - 1} more layers" if len(found.layers) > 1 else ""
+    what = "standardise a single value by itself, which leaves their bias, whatever the image"
+    remedy = "Use larger images (data.image_size), another norm (model.norm), or larger batches with batch norm."
+    if found.whole:
+        raise UsageError(f"{where} {what}. No path leads around: the network cannot tell images apart. {remedy}")
+    _warn(f"{where} {what}. {remedy}")
 
 
 def _check_probe(spec: Spec, info: Info, name: str) -> None:
