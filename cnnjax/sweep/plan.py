@@ -15,6 +15,7 @@ from cnnjax.data.catalog import DataConfig, Info, describe
 from cnnjax.sweep import rule
 from cnnjax.sweep.grid import Assignment, Grid
 from cnnjax.train import shard
+from cnnjax.train.effect import check_effects
 from cnnjax.train.program import Driver
 from cnnjax.train.spec import PLAIN, Hyper, Spec, check_values, digest, digest_of_text, json_text, validate
 from cnnjax.typing import UsageError, unknown
@@ -151,6 +152,7 @@ def plan(all_points: Sequence[Point], platform: str, driver: Driver | None = Non
     for spec, members in groups.items():
         info = infos[spec.data]
         validate(spec, [point.hyper for point in members], info)
+        check_effects(spec, [point.hyper for point in members], info)
         image_cost = rule.cost(spec, info)
         chosen = driver or Driver(AUTO)
         if chosen.form == AUTO:

@@ -15,6 +15,11 @@ Batch = dict[str, Any]  # images (N, H, W, C) float32, labels (N,) int32, weight
 Variables = dict[str, Any]  # "params" and, where the model has any, state such as "batch_stats"
 
 
+def everything(params: Any) -> Any:
+    """True for all parameters."""
+    return jax.tree_util.tree_map(lambda _: True, params)
+
+
 class Task(NamedTuple):
     """Four pure functions, and two for what is measured besides; the trainer knows nothing else of what it trains.
 
@@ -26,6 +31,7 @@ class Task(NamedTuple):
       probe: (variables, batch, normalize) -> metric_sums of the task's probes; ``batch["images"]`` are in
         [0, 1] and ``normalize`` makes of them what the network reads.
       outputs: (variables, batch) -> class probabilities (N, classes), where there are classes.
+      weights: params -> a tree that is True at those that l2 and weight decay act on.
     """
 
     init: Callable[..., Variables]
@@ -34,6 +40,7 @@ class Task(NamedTuple):
     summarize: Callable[[metrics.Sums], dict[str, float]]
     probe: Callable[..., metrics.Sums] | None = None
     outputs: Callable[..., Any] | None = None
+    weights: Callable[[Any], Any] = everything
 
 
 def arguments(model: nn.Module, train: bool, dropout_rate: Any) -> dict[str, Any]:

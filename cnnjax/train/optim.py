@@ -4,33 +4,29 @@ A schedule is a unit multiplier of the learning rate; optax's own schedules take
 some branch on it in Python, which fails on a traced value.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from cnnjax import tree
+from cnnjax.tasks.task import everything
 from cnnjax.train.spec import Hyper, Spec
 from cnnjax.typing import Scalar
 
 
-def directions(spec: Spec, hyper: Hyper) -> optax.GradientTransformation:
+def directions(spec: Spec, hyper: Hyper, decayed: Callable[[Any], Any] = everything) -> optax.GradientTransformation:
     """Gradients to the direction that the learning rate multiplies.
 
     Momentum as in He et al. 2015 (velocity = momentum velocity + gradient), or Adam's ratio; then
-    decoupled weight decay (Loshchilov and Hutter 2019) adds ``weight_decay * w``.
+    decoupled weight decay (Loshchilov and Hutter 2019) adds ``weight_decay * w`` where ``decayed(params)`` is True.
     """
     if spec.optimizer == "adam":
         first = optax.scale_by_adam(b1=hyper.momentum, nesterov=spec.nesterov)
     else:
         first = optax.trace(decay=hyper.momentum, nesterov=spec.nesterov)
-    return optax.chain(first, optax.add_decayed_weights(hyper.weight_decay, lambda params: decayed(spec, params)))
-
-
-def decayed(spec: Spec, params: Any) -> Any:
-    """True where ``l2`` and ``weight_decay`` act: on kernels, not on biases and scales, unless "all"."""
-    return tree.mask(params, lambda name, _: spec.decayed == "all" or "kernel" in name.rsplit("/", 1)[-1])
+    return optax.chain(first, optax.add_decayed_weights(hyper.weight_decay, decayed))
 
 
 class Plateau(NamedTuple):

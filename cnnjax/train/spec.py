@@ -6,6 +6,7 @@ import hashlib
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, cast
 
 import flax.linen as nn
@@ -17,7 +18,7 @@ from cnnjax.analysis.cut import cut_in_training
 from cnnjax.analysis.program import label
 from cnnjax.data.catalog import DataConfig, Info
 from cnnjax.strict_json import encode
-from cnnjax.tasks import probes, reconstruction
+from cnnjax.tasks import decay, probes, reconstruction
 from cnnjax.tasks.classify import check_outputs, classify
 from cnnjax.tasks.frozen import freeze
 from cnnjax.tasks.reconstruction import reconstruct
@@ -71,7 +72,9 @@ class Spec:
     augment: tuple[str, ...] = _field(
         (), f"augmentations that exist in the program, their strengths swept: {', '.join(augment.AUGMENTATIONS)}"
     )
-    decayed: Decayed = _field("kernels", "what l2 and weight_decay act on: kernels, or all parameters")
+    decayed: Decayed = _field(
+        "kernels", "what l2 and weight_decay act on: kernels (more than one axis), or all parameters"
+    )
     loss: Loss = _field("softmax", "softmax: cross-entropy over the classes; sigmoid: each class a yes or no")
     probes: tuple[str, ...] = _field(
         (),
@@ -151,6 +154,8 @@ def build_task(spec: Spec, info: Info) -> Task:
         task = reconstruct(model, spec.probes)
     else:
         task = classify(model, spec.loss, spec.probes, spec.batch_size)
+    if spec.decayed == "kernels":
+        task = task._replace(weights=partial(decay.weights, model, info.image_shape))
     return freeze(task, model, spec.frozen) if spec.frozen else task
 
 

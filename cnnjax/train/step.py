@@ -51,7 +51,7 @@ def initial_state(task: Task, spec: Spec, hyper: Hyper, seed: Integer[Array, ""]
     images = jnp.zeros((1, *pool["images"].shape[1:]), jnp.float32)
     variables = dict(task.init(rng.key(seed, "init"), {"images": images}))
     params = variables.pop("params")
-    optimizer = optim.directions(spec, hyper).init(params)
+    optimizer = optim.directions(spec, hyper, task.weights).init(params)
     plateau = optim.plateau_init()
     rate = hyper.learning_rate * optim.rate_factor(spec, hyper, jnp.int32(0), plateau)
     streams = {name: rng.root(seed, name) for name in ("augment", "dropout")}
@@ -68,6 +68,7 @@ def training_step(
     indices: Int[Array, " batch"],
     noise: UInt32[Array, "batch 2"],
     axis: str | None = None,
+    differentiate: Callable[..., Any] = jax.grad,
 ) -> tuple[State, metrics.Sums]:
     """batch -> augment -> loss -> gradients -> optimizer; returns the new state and the batch's sums.
 
@@ -83,6 +84,7 @@ def training_step(
       indices: (batch,) int32 into the pool.
       noise: (batch, 2) uint32, random words that belong to the examples; see ``data.feed``.
       axis: static; the axis of devices, each with an equal part of the batch. None: one device has all of it.
+      differentiate: static; in place of ``jax.grad``, for those who only ask what the step reads.
     """
     strengths = {name: getattr(hyper, name) for name in spec.augment}
     key = _key(state, "augment", axis)
@@ -97,14 +99,14 @@ def training_step(
     def objective(params):
         variables = {"params": params, **state.model_state}
         loss, auxiliary = task.loss(variables, batch, _key(state, "dropout", axis), hyper)
-        mask = optim.decayed(spec, params)
-        penalised = jax.tree_util.tree_map(lambda w, use: w if use else None, params, mask)
-        return loss + hyper.l2 * losses.sum_of_squares(penalised), (loss, auxiliary)
+        penalised = jax.tree_util.tree_map(lambda w, use: w if use else None, params, task.weights(params))
+        penalty = hyper.l2 * losses.sum_of_squares(penalised) if jax.tree_util.tree_leaves(penalised) else 0.0
+        return loss + penalty, (loss, auxiliary)
 
-    gradients, (loss, (model_state, sums)) = jax.grad(objective, has_aux=True)(state.params)
+    gradients, (loss, (model_state, sums)) = differentiate(objective, has_aux=True)(state.params)
     if axis is not None:
         (gradients, loss), sums = _over_devices((gradients, loss), sums, axis)
-    directions, optimizer = optim.directions(spec, hyper).update(gradients, state.optimizer, state.params)
+    directions, optimizer = optim.directions(spec, hyper, task.weights).update(gradients, state.optimizer, state.params)
     params = jax.tree_util.tree_map(lambda w, d: w - state.rate * d, state.params, directions)
     plateau = state.plateau
     if spec.schedule == "plateau":

@@ -1,6 +1,7 @@
 import dataclasses
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +9,11 @@ import optax
 import pytest
 
 from cnnjax import models, tree
+from cnnjax.data import DataConfig, describe
+from cnnjax.tasks.decay import weights
+from cnnjax.tasks.task import everything
 from cnnjax.train import optim
-from cnnjax.train.spec import Hyper, Spec
+from cnnjax.train.spec import Hyper, Spec, build_task, variable_shapes
 
 STEPS = 20
 PARAMS = {"dense": {"kernel": np.array([[1.0, -2.0]], np.float32), "bias": np.array([3.0], np.float32)}}
@@ -99,9 +103,11 @@ def test_plateau_drops_the_rate_after_epochs_without_a_better_mean():
 def directions(spec, hyper, transformation=None):
     """The directions of three steps at constant parameters."""
 
+    decayed = everything if spec.decayed == "all" else partial(weights, models.create("mlp"), (8, 8, 1))
+
     @jax.jit
     def compute(hyper, gradients):
-        chosen = transformation or optim.directions(spec, hyper)
+        chosen = transformation or optim.directions(spec, hyper, decayed)
         state, results = chosen.init(PARAMS), []
         for gradient in gradients:
             direction, state = chosen.update(gradient, state, PARAMS)
@@ -158,6 +164,44 @@ def test_no_weight_decay_equals_its_absence_and_some_adds_to_kernels():
 )
 def test_kernels_decay_or_all_parameters(model, kernels):
     params = models.parameter_shapes(models.create(model), models.MODELS[model].image_shape)["params"]
-    chosen = jax.tree.leaves(optim.decayed(Spec(), params))
+    info = describe(DataConfig("shapes"))
+    network = dataclasses.replace(info, image_shape=models.MODELS[model].image_shape)
+    chosen = jax.tree.leaves(build_task(Spec(model=model), network).weights(params))
     assert {name for name, use in zip(tree.names(params), chosen, strict=True) if use} == kernels
-    assert all(jax.tree.leaves(optim.decayed(Spec(decayed="all"), params)))
+    assert all(jax.tree.leaves(build_task(Spec(model=model, decayed="all"), network).weights(params)))
+
+
+class Own(nn.Module):
+    """A network whose author calls things otherwise, with blocks that are scanned."""
+
+    @nn.compact
+    def __call__(self, images):
+        x = images.reshape(len(images), -1)
+        x = x @ self.param("weight", nn.initializers.lecun_normal(), (x.shape[-1], 4)) + self.param(
+            "b", nn.initializers.zeros, (4,)
+        )
+        scan = nn.scan(lambda block, x, _: (block(x), None), variable_axes={"params": 0}, split_rngs={"params": True},
+                       length=3)  # fmt: skip
+        x, _ = scan(OwnBlock(name="blocks"), x, None)
+        return nn.Dense(10)(x)
+
+
+class OwnBlock(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        gain = self.param("gain", nn.initializers.ones, (4,))
+        mixing = self.param("w", nn.initializers.lecun_normal(), (4, 4))
+        return nn.LayerNorm()(gain * (x @ mixing))
+
+
+def test_weights_are_known_by_their_axes_and_not_by_their_names():
+    spec = Spec(model=Own())
+    info = describe(spec.data)
+    params = variable_shapes(spec, info)["params"]
+    assert params["blocks"]["gain"].shape == params["blocks"]["LayerNorm_0"]["scale"].shape == (3, 4)
+    chosen = jax.tree.leaves(build_task(spec, info).weights(params))
+    assert {name for name, use in zip(tree.names(params), chosen, strict=True) if use} == {
+        "weight",
+        "blocks/w",
+        "Dense_0/kernel",
+    }
