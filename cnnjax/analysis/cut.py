@@ -112,7 +112,7 @@ def _run(
 def _passed(equation: Any, values: Sequence[Value], name: Any) -> Value:
     """What is known of a result of an equation that calls no program, or one that is not looked into."""
     kind, zeros = equation.primitive.name, [value.zero for value in values]
-    first = values[0] if values else None
+    first = values[0] if values else Value(False, False, name)
     same = len(values) == 2 and kind == "sub" and values[0].numbers == values[1].numbers
     zero = same or (
         (kind in ANY and any(zeros))
@@ -126,7 +126,7 @@ def _passed(equation: Any, values: Sequence[Value], name: Any) -> Value:
         return first
     if kind in ("add", "add_any") and zeros[0]:
         return values[1]
-    if first is not None and kind in SAME and _as_many(equation.invars[0], name):
+    if values and kind in SAME and _as_many(equation.invars[0], name):
         return dataclasses.replace(first, zero=False)
     if kind in ("mul", "div") and values[1].numbers == 1:  # such as the count of a mean over one
         return first

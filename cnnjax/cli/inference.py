@@ -77,12 +77,13 @@ def compiled(compute: Callable[..., Any], *arguments: Any) -> Callable[..., Any]
     return jax.jit(compute).lower(*arguments).compile()
 
 
-def check_answers(answered: np.ndarray, label: Callable[[int], str]) -> None:
+def check_answers(answered: np.ndarray, label: Callable[[int], str], before: int = 0) -> None:
     """Refuses a network that gives a picture no finite largest logit: NaN or infinity name no class.
 
     Args:
       answered: (N,), ``metrics.answered`` of each picture.
       label: number of a picture -> what to call it.
+      before: how many pictures came before these.
 
     Raises:
       UsageError: naming the first such picture.
@@ -90,7 +91,7 @@ def check_answers(answered: np.ndarray, label: Callable[[int], str]) -> None:
     if not answered.all():
         (bad,) = np.nonzero(~answered)
         raise UsageError(
-            f"The network's output is not finite for {len(bad)} of {len(answered)} images, such as {label(bad[0])}: it "
+            f"The network's output is not finite for {len(bad)} of {len(answered)} images, such as {label(before + bad[0])}: it "
             "names no class. Check that the weights are whole (no NaN, no infinity) and belong to this network."
         )
 
@@ -127,7 +128,7 @@ def probabilities(
     done = 0
     for images, valid in batches(prepare, count, size):
         found.append(np.asarray(compute(variables, images))[:valid])
-        check_answers(np.isfinite(found[-1]).all(-1), lambda n, start=done: label(start + n))
+        check_answers(np.isfinite(found[-1]).all(-1), label, done)
         done += valid
         listen(done, "")
     return np.concatenate(found)

@@ -7,6 +7,7 @@ the reason. Besides, two numbers may come to the same, such as two warm-ups of a
 import dataclasses
 import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -54,7 +55,7 @@ def check_effects(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
         )
     for name, come_to in (("warmup", _warm_steps), ("warmup_factor", _start), ("train_size", _examples)):
         if name in varied:
-            _check_apart(name, hypers, lambda hyper, come_to=come_to: come_to(spec, hyper, info))
+            _check_apart(name, hypers, partial(come_to, spec, info))
 
 
 def read_numbers(spec: Spec, info: Info) -> frozenset[str]:
@@ -85,8 +86,10 @@ def read_numbers(spec: Spec, info: Info) -> frozenset[str]:
         return values
 
     def new_state(hyper: Hyper, *rest: Any) -> Any:
-        state, *batch = rest
-        return step.training_step(task, spec, info, state, hyper, *batch, differentiate=objective_alone)[0]
+        state, pool, indices, noise = rest
+        return step.training_step(task, spec, info, state, hyper, pool, indices, noise, differentiate=objective_alone)[
+            0
+        ]
 
     batch = (pool, shape((2,), jnp.int32), shape((2, 2), jnp.uint32))
     program = jax.make_jaxpr(new_state)(hyper, state, *batch).jaxpr
@@ -109,14 +112,14 @@ def _check_apart(name: str, hypers: Sequence[Hyper], come_to: Callable[[Hyper], 
             )
 
 
-def _warm_steps(spec: Spec, hyper: Hyper, info: Info) -> str:
+def _warm_steps(spec: Spec, info: Info, hyper: Hyper) -> str:
     return f"{int(np.round(np.float32(hyper.warmup) * np.float32(spec.steps)))} steps of warm-up"
 
 
-def _start(spec: Spec, hyper: Hyper, info: Info) -> str:
-    steps = _warm_steps(spec, hyper, info)
+def _start(spec: Spec, info: Info, hyper: Hyper) -> str:
+    steps = _warm_steps(spec, info, hyper)
     return steps if steps.startswith("0 ") else f"{steps} from {hyper.warmup_factor}"
 
 
-def _examples(spec: Spec, hyper: Hyper, info: Info) -> str:
+def _examples(spec: Spec, info: Info, hyper: Hyper) -> str:
     return f"{hyper.train_size or info.sizes['train']} examples"
