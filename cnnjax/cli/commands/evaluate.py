@@ -181,7 +181,7 @@ def _evaluated(
         for images, valid in batches(prepare, count, size):
             these = np.resize(of_class[labels[done : done + valid]], size)
             *numbers, answered = (np.asarray(part)[:valid] for part in compute(variables, images, these))
-            check_answers(answered, lambda n, start=done: pictures.where(start + n))
+            check_answers(answered, pictures.where, done)
             parts.append(numbers)
             done += valid
             listen(done, "")
