@@ -63,7 +63,8 @@ def code() -> dict[str, Any]:
 
 def _bare(source: str) -> str:
     """A program without comments and empty lines, and with empty docstrings."""
-    parts, code, at = [], "", 0  # code: since the last string
+    parts: list[str] = []
+    code, at = "", 0  # code: since the last string
     for found in _STRINGS_AND_COMMENTS.finditer(source):
         code, at = code + source[at : found.start()], found.end()
         if source[found.start()] == "#":

@@ -92,7 +92,8 @@ def check_answers(answered: np.ndarray, label: Callable[[int], str], before: int
         (bad,) = np.nonzero(~answered)
         raise UsageError(
             f"The network's output is not finite for {len(bad)} of {len(answered)} images, such as "
-            f"{label(before + bad[0])}: it names no class. Check that the weights are whole (no NaN, no infinity) and belong to this network."
+            f"{label(before + bad[0])}: it names no class. "
+            "Check that the weights are whole (no NaN, no infinity) and belong to this network."
         )
 
 
