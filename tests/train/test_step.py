@@ -1,4 +1,5 @@
 import dataclasses
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ SPEC = Spec(model="mlp", steps=100, batch_size=1024, schedule="constant")  # eve
 # One step of a task that only shows its batch
 
 
-def spy(loss=1.0):
+def spy(loss=1.0, **functions):
     """A task whose metric sums are what it was given."""
 
     def show(variables, batch, *key):
@@ -28,6 +29,7 @@ def spy(loss=1.0):
         loss=lambda variables, batch, key, hyper: (jnp.float32(loss), ({}, show(variables, batch, key))),
         evaluate=show,
         summarize=lambda sums: sums,
+        **functions,
     )
 
 
@@ -35,10 +37,10 @@ def traced(**numbers):
     return jax.tree.map(jnp.float32, Hyper(**numbers))
 
 
-def run_step(digits, *, at=0, seed=7, spec=SPEC, loss=1.0, state=None, mode="resident", **numbers):
+def run_step(digits, *, at=0, seed=7, spec=SPEC, loss=1.0, state=None, mode="resident", functions=MappingProxyType({}), **numbers):
     """The state after the step of this number, and what the task was shown."""
     (chunk,) = Feed(digits, mode, [seed], [0], spec.batch_size, 1).chunks([(at, 1)])
-    task, hyper, pool = spy(loss), traced(**numbers), jax.device_put(chunk.pool)
+    task, hyper, pool = spy(loss, **functions), traced(**numbers), jax.device_put(chunk.pool)
     if state is None:
         state = step.initial_state(task, spec, hyper, jnp.uint32(seed), pool)._replace(step=jnp.int32(at))
     indices, noise = jnp.asarray(chunk.indices[0, 0]), jnp.asarray(chunk.noise[0, 0])
@@ -116,10 +118,10 @@ def test_every_step_and_every_seed_draws_anew(digits):
     np.testing.assert_array_equal(images[1], images[2])
 
 
-@pytest.mark.parametrize(("decayed", "bias"), [("kernels", 1.0), ("all", 0.75)])
-def test_the_penalty_spares_what_is_no_kernel(digits, decayed, bias):
-    spec = dataclasses.replace(SPEC, decayed=decayed)
-    state, _ = run_step(digits, spec=spec, learning_rate=0.5, momentum=0.0, l2=0.25)
+@pytest.mark.parametrize(("penalised", "bias"), [(False, 1.0), (True, 0.75)])
+def test_the_penalty_spares_what_the_task_does_not_call_a_weight(digits, penalised, bias):
+    weights = {"weights": lambda params: {"kernel": True, "bias": penalised}}
+    state, _ = run_step(digits, functions=weights, learning_rate=0.5, momentum=0.0, l2=0.25)
     np.testing.assert_allclose(state.params["kernel"], 1 - 0.5 * 2 * 0.25)
     np.testing.assert_allclose(state.params["bias"], bias)
 
