@@ -37,7 +37,9 @@ def traced(**numbers):
     return jax.tree.map(jnp.float32, Hyper(**numbers))
 
 
-def run_step(digits, *, at=0, seed=7, spec=SPEC, loss=1.0, state=None, mode="resident", functions=MappingProxyType({}), **numbers):
+def run_step(
+    digits, *, at=0, seed=7, spec=SPEC, loss=1.0, state=None, mode="resident", functions=MappingProxyType({}), **numbers
+):
     """The state after the step of this number, and what the task was shown."""
     (chunk,) = Feed(digits, mode, [seed], [0], spec.batch_size, 1).chunks([(at, 1)])
     task, hyper, pool = spy(loss, **functions), traced(**numbers), jax.device_put(chunk.pool)
