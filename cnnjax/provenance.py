@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ DECISIVE = (
     *("rng", "tree", "image", "ops", "nn", "augment", "losses", "metrics", "data", "models", "weights", "tasks"),
     "train",
 )
+CODE = {  # the parts of an execution signature that say which code it is, in words
+    **{"cnnjax": "cnnjax's version", "source": "cnnjax's sources", "jax_settings": "settings of JAX"},
+    "program": "the network's own code",
+}
 GIT_SECONDS = 2.0  # that asking git may take in all
 
 _STRINGS_AND_COMMENTS = re.compile(
@@ -44,9 +49,36 @@ def digest_of(package: Path) -> str:
     found = hashlib.sha256()
     for path in files:
         if path.exists():
-            code = _bare(path.read_text(encoding="utf-8"))
+            code = bare_text(path)
             found.update(f"{path.relative_to(package).as_posix()} {len(code)}\n{code}".encode())
     return found.hexdigest()[:16]
+
+
+def code_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """In words, how the code of two execution signatures differs; nothing where it is the same.
+
+    Args:
+      old, new: signatures; one that was made before signatures said which code it was has no ``source``.
+    """
+    if "source" not in old and "source" not in new:
+        return []
+    if "source" not in old or "source" not in new:
+        return ["one was made by an older cnnjax, which did not record its code"]
+    told = []
+    for key, name in CODE.items():
+        there, here = old.get(key), new.get(key)
+        if there != here and key == "program":
+            parts = dict.fromkeys([*(there or {}), *(here or {})])
+            changed = [part.replace("_", " ") for part in parts if (there or {}).get(part) != (here or {}).get(part)]
+            told.append(f"{name} makes another {', '.join(changed)}")
+        elif there != here:
+            told.append(f"{name}: {there} and {here}")
+    return told
+
+
+def bare_text(path: Path | str) -> str:
+    """The program in a file without comments and empty lines, and with empty docstrings."""
+    return _bare(Path(path).read_text(encoding="utf-8"))
 
 
 def code() -> dict[str, Any]:

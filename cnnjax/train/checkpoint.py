@@ -28,6 +28,7 @@ import jax
 import numpy as np
 
 from cnnjax import process, tree
+from cnnjax.provenance import code_differences
 from cnnjax.strict_json import encode
 from cnnjax.typing import UsageError, differences
 
@@ -39,10 +40,11 @@ _saving = threading.Lock()
 
 
 class Restored(NamedTuple):
-    """What a checkpoint held: the arrays, and the JSON that was saved beside them."""
+    """What a checkpoint held: the arrays, the JSON that was saved beside them, and whose it was."""
 
     arrays: Any
     extra: dict[str, Any]
+    owner: dict[str, Any] | None = None
 
 
 def save(
@@ -83,7 +85,7 @@ def save(
         _drop(directory / str(old))
 
 
-def restore(directory: Path, owner: Mapping[str, Any], like: Any) -> Restored | None:
+def restore(directory: Path, owner: Mapping[str, Any], like: Any, mix_signatures: bool = False) -> Restored | None:
     """The newest checkpoint whose digests agree, or None where there is none.
 
     One that is damaged is named in the log and passed over for the one before.
@@ -92,16 +94,18 @@ def restore(directory: Path, owner: Mapping[str, Any], like: Any) -> Restored | 
       directory: where ``save`` wrote.
       owner: as it was saved.
       like: a tree of arrays or shapes with the structure to restore.
+      mix_signatures: take one that was made under another execution signature (``owner["signature"]``), too.
 
     Raises:
-      UsageError: a checkpoint is whole and belongs to other runs, or its arrays are others than ``like``.
+      UsageError: a checkpoint is whole and belongs to other runs, or was made under another execution signature, such
+        as by other code, or its arrays are others than ``like``.
     """
     for step in reversed(steps(directory)):
         path = directory / str(step)
         try:
             record = _read_record(path)
-            _refuse_others(path, record, owner, like)
-            return Restored(jax.device_put(_checked(path, record, like)), record["extra"])
+            _refuse_others(path, record, owner, like, mix_signatures)
+            return Restored(jax.device_put(_checked(path, record, like)), record["extra"], record["owner"])
         except (UsageError, MemoryError):
             raise
         except Exception as error:  # Orbax raises many types for a damaged file
@@ -200,18 +204,31 @@ def _read_record(path: Path) -> dict[str, Any]:
     return saved["record"]
 
 
-def _refuse_others(path: Path, record: dict[str, Any], owner: Mapping[str, Any], like: Any) -> None:
+def _refuse_others(
+    path: Path, record: dict[str, Any], owner: Mapping[str, Any], like: Any, mix_signatures: bool
+) -> None:
     """Of a record that is what was saved: whether it is of these runs and this program."""
     if record["step"] != int(path.name):
         raise ValueError(f"{RECORD} is that of step {record['step']}")
     shapes = dict(zip(tree.names(like), map(_shape, jax.tree_util.tree_leaves(like)), strict=True))
     there = {name: _shape_text(leaf["dtype"], leaf["shape"]) for name, leaf in record["leaves"].items()}
-    for old, new, what in ((record["owner"], owner, "other runs"), (there, shapes, "a program with other arrays")):
+    (runs_there, made_there), (runs, made) = map(_runs_and_signature, (record["owner"], owner))
+    compared = [(runs_there, runs, "of other runs", ""), (there, shapes, "of a program with other arrays", "")]
+    if not mix_signatures:
+        remedy = ", or --mix_signatures to go on from it and mark the rows"
+        compared.append((made_there, made, "made under another execution signature", remedy))
+    for old, new, what, remedy in compared:
         if lines := differences(_flat(old), _flat(json.loads(encode(new)))):
+            code = code_differences(old, new) if remedy else []
+            lines += [f"The code is another: {'; '.join(code)}."] if code else []
             raise UsageError(
-                f"{path} is a checkpoint of {what}:\n" + "\n".join(lines) + f"\nRemove {path.parent} to begin anew, "
-                "or use another --workdir."
+                f"{path} is a checkpoint {what}:\n" + "\n".join(lines) + f"\nRemove {path.parent} to begin anew, "
+                f"or use another --workdir{remedy}."
             )
+
+
+def _runs_and_signature(owner: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    return {name: value for name, value in owner.items() if name != "signature"}, owner.get("signature") or {}
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -188,14 +188,16 @@ def commit(directory: Path, step: int, arrays: Any) -> None:
         old.unlink(missing_ok=True)
 
 
-def restored(directory: Path, owner: Mapping[str, Any], like: Any) -> checkpoint.Restored | None:
+def restored(
+    directory: Path, owner: Mapping[str, Any], like: Any, mix_signatures: bool = False
+) -> checkpoint.Restored | None:
     """``checkpoint.restore`` by the leading process, for all; of a checkpoint that all who made it have committed.
 
     One that does not count is removed, and named in the log.
     """
 
     def find() -> checkpoint.Restored | None:
-        while (found := checkpoint.restore(directory, owner, like)) is not None:
+        while (found := checkpoint.restore(directory, owner, like, mix_signatures)) is not None:
             step = found.extra["step"]
             reason = _uncommitted(directory, step, found.arrays, found.extra["sharing"]["processes"])
             if reason is None:

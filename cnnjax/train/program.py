@@ -231,6 +231,26 @@ class Program:
             lowered = self._once.lower(state, sums, hyper, chunk.pool, *batch)
         lowered.compile()  # JAX finds it again when the function is called
 
+    def lowered(self, steps: Chunk, evaluation: Chunk) -> dict[str, Any]:
+        """Its functions, traced for chunks of these shapes, by name; what the Spec does not ask for is left out."""
+        hyper, seeds = stack_hyper([Hyper()] * self.driver.members), np.zeros(self.driver.members, np.uint32)
+        state, sums = jax.eval_shape(self._initial, hyper, seeds, steps.pool), self.zeros()
+        found = {"initial_state": self._initial.lower(hyper, seeds, steps.pool)}
+        if self.driver.form == "scan":
+            batches = (steps.indices, steps.noise, np.int32(steps.length))
+            found["step"] = self._scan.lower(state, sums, hyper, steps.pool, *batches)
+        else:
+            batch = [jax.ShapeDtypeStruct(each.shape[1:], each.dtype) for each in (steps.indices, steps.noise)]
+            found["step"] = self._once.lower(state, sums, hyper, steps.pool, *batch)
+        pool, indices, noise, counts, length = evaluation
+        rest = (indices, noise, counts, np.int32(False), np.int32(length))
+        found["evaluation"] = self._evaluate.lower(state, hyper, pool, *rest)
+        if self.spec.probes:
+            found["probes"] = self._probe.lower(state, pool, indices, counts, np.int32(length))
+        if self.spec.keep_outputs:
+            found["outputs"] = self._outputs.lower(state, pool, indices)
+        return found
+
     def compilations(self) -> int:
         """How many programs have been compiled so far; constant after the first chunk and evaluation."""
         functions: list[Any] = [self._initial, self._scan, self._once, self._evaluate, self._probe, self._outputs]

@@ -21,7 +21,7 @@ from cnnjax.train import checkpoint, peers, shard
 from cnnjax.train.features import Start, start
 from cnnjax.train.program import Driver, Program, program, stack_hyper
 from cnnjax.train.saver import Saver, expected_cost
-from cnnjax.train.spec import Hyper, Spec, to_json
+from cnnjax.train.spec import Hyper, Spec, digest, to_json
 
 CHUNK_STEPS = 50  # most steps between looks at the device; does not change results
 PART_SECONDS = 1.5  # most time between looks, as far as it is known how long a step takes; nor does this
@@ -51,6 +51,7 @@ class Outcome:
         keeps them.
       variables: the final variables of the whole network, where the Spec keeps them.
       arrays: what the Spec's probes found that is no number, such as the kernels of the first layer.
+      earlier_signatures: digests of the other execution signatures that the run went through before.
     """
 
     metrics: dict[str, float]
@@ -65,6 +66,7 @@ class Outcome:
     variables: dict[str, Any] | None = None
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     diverged_parameter: str | None = None
+    earlier_signatures: list[str] = field(default_factory=list)
 
 
 class Interrupted(Exception):
@@ -101,7 +103,8 @@ def train(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     chunk_steps: int = CHUNK_STEPS,
     keep_checkpoint: bool = False,
-    mix_devices: bool = False,
+    signature: Mapping[str, Any] | None = None,
+    mix_signatures: bool = False,
     on_progress: Callable[[int], None] = lambda steps: None,
     on_evaluation: Callable[[int, list[dict[str, float]]], None] = lambda step, records: None,
     on_outcomes: Callable[[list[Outcome]], None] = lambda outcomes: None,
@@ -124,7 +127,9 @@ def train(
         look.
       chunk_steps: most steps between looks at the device; does not change results.
       keep_checkpoint: keep the last state, saved at the last step, instead of removing all checkpoints at the end.
-      mix_devices: go on from a state that another number of devices with a part of each batch has made.
+      signature: what the bits depend on beside the runs; goes into checkpoints, and none of another is continued.
+      mix_signatures: go on from a state of another signature, or that another number of devices with a part of each
+        batch has made.
       on_progress: called at every look with the number of steps done.
       on_evaluation: called after every evaluation with the number of steps done and the new record of each history.
       on_outcomes: called with what is returned, while the checkpoints are still there: who writes results writes them
@@ -136,7 +141,7 @@ def train(
 
     Raises:
       Interrupted: ``should_stop`` said so; the state was saved if there is a place for it.
-      UsageError: the checkpoints belong to other runs, or to a program with other arrays.
+      UsageError: the checkpoints belong to other runs, to a program with other arrays or to another signature.
       RuntimeError: devices or processes that should hold the same state do not.
     """
     if not len(hypers) == len(seeds) == driver.members:
@@ -149,8 +154,8 @@ def train(
     numbers, words = compiled.on_devices((stack_hyper(list(hypers)), np.asarray(seeds, np.uint32)))
     bundle = _Bundle(compiled, feed, numbers, words, begun)
     runs = {"hypers": list(hypers), "seeds": list(seeds), "data": dataset.fingerprint}
-    owner = to_json({"spec": spec, "driver": driver.of_state(), **runs})
-    bundle.start(checkpoints, owner, mix_devices)
+    owner = to_json({"spec": spec, "driver": driver.of_state(), **runs, "signature": signature})
+    bundle.start(checkpoints, owner, mix_signatures)
     with Saver(checkpoints if peers.leads() else None, owner, checkpoint_seconds, expected_cost(bundle.state)) as saver:
         if bundle.evaluation_is_due():  # it was stopped just before one
             on_evaluation(bundle.step, bundle.evaluate())
@@ -237,19 +242,24 @@ class _Bundle:
         self.step_seconds: float | None = None
         self.history: list[list[dict[str, float]]] = [[] for _ in seeds]
         self.accesses = dict.fromkeys(SPLITS, 0)
+        self.earlier: list[str] = []  # digests of the signatures that the state was made under before
         self.clock = Clock(features=begun.seconds)
         self.clock.started -= begun.compile_seconds
 
-    def start(self, checkpoints: Path | None, owner: Mapping[str, Any], mix_devices: bool) -> None:
+    def start(self, checkpoints: Path | None, owner: Mapping[str, Any], mix_signatures: bool) -> None:
         """From the newest good checkpoint, else from the first step."""
         first = next(iter(self.feed.chunks([(0, 1)])))
         self.state = self.compiled.start(self.hyper, self.seeds, first, self.begun.given)
         self.sums = self.compiled.zeros()
         self.clock.compile = time.perf_counter() - self.clock.started
         like = (self.state, self.sums)
-        restored = peers.restored(checkpoints, owner, like) if checkpoints else None
+        restored = peers.restored(checkpoints, owner, like, mix_signatures) if checkpoints else None
         if restored:
-            peers.check_sharing(restored.extra["sharing"], self._sharing(), mix_devices)
+            peers.check_sharing(restored.extra["sharing"], self._sharing(), mix_signatures)
+            before = (restored.owner or {}).get("signature")
+            self.earlier = restored.extra.get("earlier", []) + (
+                [] if before == owner["signature"] else [digest(before)]
+            )
             self.state, self.sums = self.compiled.on_devices(restored.arrays)
             self.step = self.first_step = restored.extra["step"]
             self.history = [[*map(with_nan, records)] for records in restored.extra["history"]]
@@ -259,7 +269,7 @@ class _Bundle:
     def saved(self, checkpoints: Path | None) -> tuple[Any, dict[str, Any]]:
         """What a checkpoint holds: arrays, and the rest as JSON. Of several processes each has committed it then."""
         extra = {"step": self.step, "history": self.history, "accesses": self.accesses}
-        extra["sharing"] = self._sharing()
+        extra |= {"sharing": self._sharing(), "earlier": self.earlier}
         arrays = (self.state, self.sums)
         if self.compiled.mesh is None:
             return arrays, extra
@@ -400,6 +410,7 @@ class _Bundle:
                     outputs=outputs[lane],
                     variables=merge({"params": params, **model_state}) if self.spec.keep_weights else None,
                     arrays=arrays[lane],
+                    earlier_signatures=self.earlier,
                 )
             )
         return outcomes

@@ -88,7 +88,7 @@ try:
 except UsageError as error:
     found["refused"] = str(error)
 steps = []
-(mixed,) = run(Driver("scan", 1, 1, 2), checkpoints=place, mix_devices=True, on_progress=steps.append)
+(mixed,) = run(Driver("scan", 1, 1, 2), checkpoints=place, mix_signatures=True, on_progress=steps.append)
 found["mixed"] = [steps, mixed.parameters_digest, mixed.metrics["train_loss"], drawn.metrics["train_loss"]]
 stopped()
 found["resumed"] = digests(run(shared["synchronised"], checkpoints=place))
