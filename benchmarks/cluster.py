@@ -30,7 +30,7 @@ from cnnjax.sweep.grid import NOTHING
 from cnnjax.sweep.plan import Bundle, points
 from cnnjax.sweep.store import Store
 from cnnjax.train.program import Driver
-from cnnjax.train.spec import Hyper, Spec, digest
+from cnnjax.train.spec import Hyper, Spec, digest, to_json
 
 DIES, FREEZES, FAILS = 0.02, 0.005, 0.005  # chance for each run
 LEASE_SECONDS = 6.0
@@ -114,7 +114,12 @@ class Cluster:
         if not held.held():
             self.note("late writes refused")
             raise LeaseLost
-        row = {**content(point.run_id), "status": "done", "metrics": {}, "seconds": 0.0}
+        made = {"spec": digest(point.spec)}
+        row = {
+            **{"assignment": {}, "seed": point.seed, "spec": to_json(point.spec), "hyper": to_json(point.hyper)},
+            **{"signature": made, "signature_digest": digest(made), "data": "none", "diverged_step": None},
+            **{**content(point.run_id), "status": "done", "metrics": {}, "seconds": 0.0},
+        }
         store.write(row)
         return [row]
 

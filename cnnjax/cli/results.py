@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cnnjax.provenance import CODE, code_differences
 from cnnjax.report.table import csv_text
 from cnnjax.strict_json import encode
 from cnnjax.sweep.store import Row, Store
@@ -54,13 +55,14 @@ def checked(directory: Path) -> Path:
 
 
 def read(directory: Path) -> Results:
-    """Every row of a directory, checked against its digest.
+    """Every row of a directory, checked against its digest and the manifest.
 
     Raises:
       UsageError: nothing of a sweep is there, or its manifest or results.csv is damaged.
     """
     store = Store(checked(directory))
-    manifest = store.manifest or {}
+    known = store.manifest
+    manifest = known or {}
     if not (directory / "rows").is_dir() and (directory / "results.csv").exists():
         rows = from_csv(directory / "results.csv")
         return Results(directory, manifest, {row["run_id"]: row for row in rows}, {}, committed=True)
@@ -68,7 +70,7 @@ def read(directory: Path) -> Results:
     damaged: dict[str, str] = {}
     for run in run_ids(directory):
         try:
-            found[run] = store.read(run)
+            found[run] = store.read(run, known)
         except UsageError as error:
             damaged[run] = str(error)
     return Results(directory, manifest, found, damaged, committed=False)
@@ -147,7 +149,8 @@ def settings_of(row: Row, manifest: Mapping[str, Any]) -> dict[str, Any]:
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """The fields of two signatures that differ, with both values; data that only one knows are no difference."""
     names = [name for name in {**one, **other} if name != "data" or None not in (one[name], other[name])]
-    return [text for name in names if (text := difference(name, one, other))]
+    told = [text for name in names if name not in CODE and (text := difference(name, one, other))]
+    return told + [f"code: {text}" for text in code_differences(one, other)]
 
 
 def difference(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> str:

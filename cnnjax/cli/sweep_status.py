@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax.cli import results
+from cnnjax.provenance import source_digest
 from cnnjax.sweep import log
 from cnnjax.sweep.store import Store
 from cnnjax.typing import UsageError
@@ -67,6 +68,7 @@ class Status:
       work_left: seconds of one worker that the runs left need; None where no run has ended.
       problems: what is missing or damaged, a sentence each.
       damaged: run ids of rows that cannot be read.
+      code: in words, how the code that made it differs from that here; empty where it does not.
     """
 
     directory: str
@@ -80,6 +82,7 @@ class Status:
     work_left: float | None = None
     problems: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
+    code: str = ""
 
     @property
     def running(self) -> int:
@@ -145,6 +148,7 @@ class Observer:
         found = Status(
             str(self.directory), len(runs), sum(statuses.values()) - statuses["diverged"], statuses["diverged"],
             working=self._working(runs), problems=problems, damaged=[run for run in damaged if run in runs],
+            code=_code(manifest),
         )  # fmt: skip
         busy = {run for each in found.working if each.live for run in each.runs}
         failures = self.store.failures()
@@ -226,6 +230,24 @@ class Observer:
         found.seconds_left = found.work_left / workers if workers else None
 
 
+def _code(manifest: dict[str, Any]) -> str:
+    """How the code of a sweep differs from that here; what a network's own code makes is not looked at."""
+    if not manifest:
+        return ""
+    sources = {made.get("source") for made in manifest.get("signatures", {}).values()}
+    told = []
+    if len(sources) > 1:
+        told.append(f"it holds runs of {len(sources)} versions of cnnjax's sources")
+    there, here = manifest.get("code", {}).get("source"), source_digest()
+    if there is None:
+        told.append("it was made by an older cnnjax, which did not record its code")
+    elif there != here:
+        told.append(
+            f"cnnjax's sources were {there} and are {here} here: an unfinished sweep goes on only with --mix_signatures"
+        )
+    return "; ".join(told)
+
+
 def _glance(path: Path) -> tuple[str, float] | None:
     """Status and seconds of a row, without parsing all of it; None where it is damaged."""
     try:
@@ -233,10 +255,12 @@ def _glance(path: Path) -> tuple[str, float] | None:
     except OSError:
         return None
     status, seconds = STATUS.search(content), SECONDS.search(content)
-    if status and content.endswith(b"\n}\n"):
+    if status and content.endswith(b"\n}\n") and f'"run_id": "{path.stem}"'.encode() in content:
         return status[1].decode(), float(seconds[1]) if seconds else float("nan")
     try:  # written by another hand, perhaps
         row = json.loads(content)
+        if row["run_id"] != path.stem:
+            return None
         return str(row["status"]), float(row.get("seconds") or "nan")
     except (ValueError, KeyError, TypeError):
         return None

@@ -317,7 +317,8 @@ def _run(rows: Sequence[Row], manifest: Mapping[str, Any]) -> str:
         "data": f"<code>{escape(str(manifest['data']))}</code>" if "data" in manifest else "",
     }
     folded = escape(encode(_without_long_lists(manifest), indent=2, sort_keys=True))
-    return f"{definitions(facts)}{_signatures(rows)}<details><summary>Manifest</summary><pre>{folded}</pre></details>\n"
+    signatures = _signatures(rows, manifest)
+    return f"{definitions(facts)}{signatures}<details><summary>Manifest</summary><pre>{folded}</pre></details>\n"
 
 
 def _without_long_lists(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -349,7 +350,17 @@ SIGNATURE_MEANING = """The execution signature is all that decides the last bits
 signature, condition and seed have identical parameters."""
 
 
-def _signatures(rows: Sequence[Row]) -> str:
+def other_signatures(rows: Sequence[Row], manifest: Mapping[str, Any]) -> list[Row]:
+    """The rows that were made under another signature than the manifest has for their runs, such as by other code."""
+    asked = manifest.get("runs", {})
+    return [
+        row
+        for row in rows
+        if row.get("earlier_signatures") or asked.get(row["run_id"], row["signature_digest"]) != row["signature_digest"]
+    ]
+
+
+def _signatures(rows: Sequence[Row], manifest: Mapping[str, Any]) -> str:
     fields = dict.fromkeys(field for row in rows for field in row["signature"])
     lines = [[field, _counted(Counter(value_text(row["signature"].get(field)) for row in rows))] for field in fields]
     digests = _count({row["signature_digest"] for row in rows}, "signature")
@@ -363,8 +374,12 @@ def _signatures(rows: Sequence[Row]) -> str:
         "<p><strong>⚠ Seeds of one condition ran under different signatures</strong>, so they are not "
         f"exactly comparable: {escape('; '.join(mixed))}.</p>\n"
     )
-    details = f"<details{' open' if mixed else ''}><summary>Execution signature</summary>\n{table}</details>\n"
-    return warning + details if mixed else details
+    others = other_signatures(rows, manifest)
+    count = f"{len(others)} run{'s' * (len(others) != 1)} of {len(rows)}"
+    marks = f"<p><strong>⚠ {count} were made under another execution signature</strong> than the sweep has now.</p>\n"
+    is_mixed = mixed or others
+    details = f"<details{' open' if is_mixed else ''}><summary>Execution signature</summary>\n{table}</details>\n"
+    return (warning if mixed else "") + (marks if others else "") + details
 
 
 def _counted(values: Counter[str]) -> str:

@@ -1,7 +1,6 @@
 """Running one bundle, in whatever process or on whatever device: from points to rows."""
 
 import importlib.metadata
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -12,13 +11,13 @@ from typing import Any
 
 import jax
 
+from cnnjax import __version__
 from cnnjax.data.catalog import DataConfig, Dataset, load
-from cnnjax.process import write_atomically
-from cnnjax.strict_json import encode
+from cnnjax.provenance import code_differences, source_digest
 from cnnjax.sweep.execution import Execution
 from cnnjax.sweep.plan import Bundle, Point
 from cnnjax.sweep.store import Row, Store, encoded, encoded_arrays
-from cnnjax.train import checkpoint, peers
+from cnnjax.train import checkpoint, lowered, peers
 from cnnjax.train.pretrained import sha256
 from cnnjax.train.program import compiler_options
 from cnnjax.train.run import Outcome, train
@@ -26,8 +25,6 @@ from cnnjax.train.spec import Spec, digest, normalization, to_json
 from cnnjax.typing import UsageError
 from cnnjax.weights.preprocessing import Preprocessing
 from cnnjax.weights.saved import save
-
-EARLIER = "earlier_signatures.json"  # beside checkpoints that were made under another signature
 
 
 def signature(bundle: Bundle, threads: int, platform: str, device_kind: str) -> dict[str, Any]:
@@ -55,6 +52,24 @@ def signature(bundle: Bundle, threads: int, platform: str, device_kind: str) -> 
         "compiler": ", ".join(f"{name}={value}" for name, value in (compiler_options() or {}).items()),
         **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
         **_weights(bundle),
+        **code_of(bundle),
+    }
+
+
+def code_of(bundle: Bundle) -> dict[str, Any]:
+    """The part of the signature that says which code a process runs; it is another one after any change of it.
+
+    ``cnnjax`` and ``source`` are its version and the digest of its sources, ``jax_settings`` those of JAX's that change
+    what is traced, and ``program`` digests of what the network's own code makes, where it is not cnnjax's: see
+    ``train.lowered``. The same program from other sources is another signature too: the order of examples, for one, is
+    made on the host, and nobody but the author of a change knows whether it is the same.
+    """
+    program = lowered.digests(bundle.spec, bundle.info, bundle.driver)
+    return {
+        "cnnjax": __version__,
+        "source": source_digest(),
+        "jax_settings": lowered.settings(),
+        **({"program": program} if program else {}),
     }
 
 
@@ -127,7 +142,7 @@ def run_bundle(
     Raises:
       Interrupted: asked to stop; see ``train``.
       LeaseLost: ``may_write`` said no.
-      UsageError: the data or the weights are not those that the sweep started with.
+      UsageError: the data, the weights or the code are not those that the sweep started with.
     """
     dataset = dataset_of(bundle.spec.data)
     if dataset.fingerprint != fingerprint:
@@ -135,21 +150,25 @@ def run_bundle(
             f"{bundle.info.name} has changed since the sweep started. Restore the data, or use another --workdir."
         )
     _check_weights(bundle, signature)
+    _check_code(bundle, signature)
     padded = bundle.padded()
     checkpoints = store.checkpoints(bundle.bundle_id, digest(signature))
-    earlier = peers.told(_earlier(store, checkpoints, execution.mix_signatures) if peers.leads() else None)
+    if execution.mix_signatures and peers.leads():
+        _take_over(store, checkpoints)
     rows: list[Row] = []
 
     def write(outcomes: list[Outcome]) -> None:
         for point, outcome in zip(bundle.points, outcomes, strict=False):  # members beyond the points are padding
+            found = asdict(replace(outcome, variables=None))
+            if not outcome.earlier_signatures:
+                del found["earlier_signatures"]
             row = {
                 **_identity(point),
-                **asdict(replace(outcome, variables=None)),
+                **found,
                 "outputs": encoded(outcome.outputs),
                 "arrays": encoded_arrays(outcome.arrays),
                 "classes": bundle.info.num_classes,
                 **_circumstances(outcome, signature, worker, fingerprint),
-                **({"earlier_signatures": earlier} if earlier else {}),
             }
             rows.append(row)
             if not peers.leads():
@@ -170,7 +189,8 @@ def run_bundle(
         checkpoints=checkpoints,
         checkpoint_seconds=execution.checkpoint_seconds,
         keep_checkpoint=execution.keep_checkpoints,
-        mix_devices=execution.mix_signatures,
+        signature=signature,
+        mix_signatures=execution.mix_signatures,
         on_progress=on_progress,
         on_evaluation=on_evaluation,
         on_outcomes=write,
@@ -179,21 +199,15 @@ def run_bundle(
     return rows
 
 
-def _earlier(store: Store, checkpoints: Path, mix_signatures: bool) -> list[str]:
-    """Digests of the signatures under which the state to go on from was made before; none is the rule.
-
-    A state made under another signature is only continued on demand: the row's bits would be those of neither.
-    """
-    record = checkpoints / EARLIER
-    others = store.other_checkpoints(checkpoints) if mix_signatures and not checkpoint.steps(checkpoints) else []
-    for other in others:
+def _take_over(store: Store, checkpoints: Path) -> None:
+    """Where the bundle has no checkpoint of this signature, moves one of another here; the checkpoint says of which."""
+    if checkpoint.steps(checkpoints):
+        return
+    for other in store.other_checkpoints(checkpoints):
         if checkpoint.steps(other):
-            before = json.loads((other / EARLIER).read_text()) if (other / EARLIER).exists() else []
-            write_atomically(other / EARLIER, encode([*before, other.name.rpartition("-")[2]]))
             checkpoint.remove(checkpoints)
             os.rename(other, checkpoints)
-            break
-    return json.loads(record.read_text()) if record.exists() else []
+            return
 
 
 def _check_weights(bundle: Bundle, signature: dict[str, Any]) -> None:
@@ -206,6 +220,15 @@ def _check_weights(bundle: Bundle, signature: dict[str, Any]) -> None:
                 f"{path} has changed since the sweep started ({name}: {signature.get(name)} before, {now} now). "
                 "Restore it, or use another --workdir."
             )
+
+
+def _check_code(bundle: Bundle, signature: dict[str, Any]) -> None:
+    """Refuses to run other code than that of the signature: a file may change while worker processes start."""
+    now = code_of(bundle)
+    if changed := code_differences(signature, now):
+        raise UsageError(
+            f"The code has changed since the sweep started ({'; '.join(changed)}). Start the command again."
+        )
 
 
 def _keep_weights(bundle: Bundle, dataset: Dataset, variables: Any, store: Store, run: str) -> dict[str, str]:

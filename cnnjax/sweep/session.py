@@ -7,6 +7,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from cnnjax.sweep import execute, joint
 from cnnjax.sweep.execution import Execution
 from cnnjax.sweep.grid import NOTHING, Grid
 from cnnjax.sweep.log import check_writers
-from cnnjax.sweep.plan import Bundle, Plan, plan, points
+from cnnjax.sweep.plan import Bundle, Plan, Point, plan, points
 from cnnjax.sweep.store import Row, Store
 from cnnjax.sweep.supervise import in_workers
 from cnnjax.sweep.work import Job, Listener, Settings
 from cnnjax.train import peers
+from cnnjax.train.pretrained import sha256
+from cnnjax.train.program import Driver
 from cnnjax.train.spec import Hyper, Spec, to_json
 from cnnjax.typing import UsageError
 
@@ -78,28 +81,38 @@ class Session:
         self.plan, self.execution, self.description = planned, execution, to_json(description)
         self.store = Store(directory) if directory else None
         self._memory: dict[str, Row] = {}
+        self.fingerprints: dict[DataConfig, str] = {}  # of the data, once they are loaded
         if execution.log:
             check_writers(execution.log)
+
+    @cached_property
+    def signatures(self) -> dict[tuple[Spec, Driver], dict[str, Any]]:
+        """The execution signature of each program. Where a network is not cnnjax's own, its code is traced for it."""
         device = jax.devices()[0]
-        threads = execution.threads if execution.workers else bundles.threads_here()
-        self.signatures = {
+        threads = self.execution.threads if self.execution.workers else bundles.threads_here()
+        return {
             program: bundles.signature(b, threads, device.platform, device.device_kind)
-            for program, b in {(b.spec, b.driver): b for b in planned.bundles}.items()
+            for program, b in {(b.spec, b.driver): b for b in self.plan.bundles}.items()
         }
 
     def manifest(self) -> dict[str, Any]:
-        """What the results belong to: configuration, versions, device, runs, signatures, weights, command."""
-        digests = {key: bundles.digest(signature) for key, signature in self.signatures.items()}
-        started = [b for b in self.plan.bundles if b.spec.weights]
+        """What the results belong to: configuration, versions, device, runs, signatures, weights, command.
+
+        Where every run has its row, nothing will be made, and no signature is asked for.
+        """
+        over = self.store is not None and len(self.done()) == len(self.plan.points)
+        signatures = {} if over else self.signatures
+        digests = {key: bundles.digest(signature) for key, signature in signatures.items()}
+        started = {b.spec: b for b in self.plan.bundles if b.spec.weights}.values()
         return {
             **self.description,
             **bundles.environment(),
             "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "runs": {p.run_id: digests[(b.spec, b.driver)] for b in self.plan.bundles for p in b.points},
-            "signatures": {digests[key]: signature for key, signature in self.signatures.items()},
+            "runs": {p.run_id: digests.get((b.spec, b.driver), "") for b in self.plan.bundles for p in b.points},
+            "signatures": {digests[key]: signature for key, signature in signatures.items()},
             "programs": self.plan.programs,
-            "weights": {b.spec.weights: self.signatures[(b.spec, b.driver)]["weights"] for b in started},
+            "weights": {b.spec.weights: sha256(b.spec.weights) for b in started},
         }
 
     def check(self) -> None:
@@ -110,6 +123,8 @@ class Session:
             raise UsageError("CNNJAX_SHARD is set, and a fleet meets in a directory: give the sweep one.")
         if self.store:
             self._check(self.store, self.manifest())
+        else:
+            _ = self.signatures  # of the files as they are now
 
     def _check(self, store: Store, manifest: dict[str, Any]) -> None:
         first = not self.execution.member or self.execution.member.number == 0  # one that reads all rows is enough
@@ -133,7 +148,7 @@ class Session:
             self._check(self.store, manifest)
             with self.store.opening():
                 self._check(self.store, manifest)  # another sweep may have been faster
-                self.store.open(manifest)
+                self.store.open(manifest, self.execution.mix_signatures)
 
     def pending(self) -> list[Bundle]:
         """The bundles without all of their finished runs; none where all are done."""
@@ -180,14 +195,38 @@ class Session:
     def finished(self) -> list[Row]:
         """The rows that there are, in the order of the points."""
         done = self.done()
-        return [self._row(point.run_id) for point in self.plan.points if point.run_id in done]
+        return self._rows([point for point in self.plan.points if point.run_id in done])
 
     def rows(self) -> list[Row]:
         """The row of every run, in the order of the points."""
-        return [self._row(point.run_id) for point in self.plan.points]
+        return self._rows(self.plan.points)
 
-    def _row(self, run: str) -> Row:
-        return self.store.read(run) if self.store else self._memory[run]
+    def _rows(self, points: Sequence[Point]) -> list[Row]:
+        """The rows of some points, checked against the manifest and the data.
+
+        A sweep may have grown by an axis since a row was written: the assignment is as the plan has it now.
+        """
+        if self.store is None:
+            return [self._memory[point.run_id] for point in points]
+        manifest, mixed, rows = self.store.manifest or {"runs": {}}, self.execution.mix_signatures, []
+        for point in points:
+            row = self.store.read(point.run_id, manifest, mixed)
+            if row["data"] != self.fingerprints.get(point.spec.data, row["data"]):
+                raise UsageError(
+                    f"The row of {point.run_id} in {self.store.directory} was made with other data than "
+                    f"{_label(point.spec.data)} holds. Remove it to have the run repeated."
+                )
+            rows.append({**row, "assignment": to_json(dict(point.assignment))})
+        others = sum(row["signature_digest"] != manifest["runs"][row["run_id"]] for row in rows)
+        others += sum("earlier_signatures" in row for row in rows)
+        if others:
+            log.warning(
+                "%d of %d runs were made, wholly or in part, under another execution signature than the others: their "
+                "signature_digest and earlier_signatures say which",
+                others,
+                len(rows),
+            )
+        return rows
 
 
 def _label(config: DataConfig) -> str:

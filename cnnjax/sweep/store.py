@@ -10,7 +10,6 @@ processes may read and write one directory at once.
 
 import base64
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -23,12 +22,13 @@ import numpy as np
 
 from cnnjax import process
 from cnnjax.process import write_atomically
+from cnnjax.provenance import code_differences
 from cnnjax.strict_json import encode, finite
 from cnnjax.sweep.lease import LEASE_SECONDS, Leases
+from cnnjax.sweep.validity import DIGEST, Row, check_manifest, check_origin, check_row, content_digest
+from cnnjax.train.pretrained import sha256
 from cnnjax.typing import UsageError, differences
 
-Row = dict[str, Any]
-DIGEST = "sha256"  # of the rest of a row, in its file
 FEW = 100  # so many rows are asked for one by one; for more, all are listed
 
 
@@ -68,17 +68,23 @@ def weights_of(row: Row, directory: str | Path) -> Path:
       directory: of its sweep.
 
     Raises:
-      UsageError: the run kept none, or the file is gone.
+      UsageError: the run kept none, or the file is gone or another one.
     """
-    if not row.get("weights"):
+    kept = row.get("weights")
+    if not kept:
         raise UsageError(f"The run of {row['assignment']} kept no weights. Set keep_weights=True in its Spec.")
-    path = Path(directory) / row["weights"]["file"]
-    if path.is_absolute() != Path(directory).is_absolute() or ".." in Path(row["weights"]["file"]).parts:
-        raise UsageError(
-            f"The run of {row['assignment']} names the weights {row['weights']['file']}, outside of {directory}."
-        )
-    if not path.exists():
+    if not isinstance(kept, dict) or not all(isinstance(kept.get(name), str) for name in ("file", "content")):
+        raise UsageError(f"The run of {row['assignment']} says {kept!r} of its weights, not a file and its content.")
+    path = Path(directory) / kept["file"]
+    if path.is_absolute() != Path(directory).is_absolute() or ".." in Path(kept["file"]).parts:
+        raise UsageError(f"The run of {row['assignment']} names the weights {kept['file']}, outside of {directory}.")
+    if not path.is_file():
         raise UsageError(f"{path} is missing. Restore it, or remove the run's row to have the run repeated.")
+    if sha256(str(path)) != kept["content"]:
+        raise UsageError(
+            f"{path} is not what the run of {row['assignment']} wrote. Restore it, or remove the run's row to have the "
+            "run repeated."
+        )
     return path
 
 
@@ -109,14 +115,11 @@ class Store:
         """What the directory belongs to, or None where no sweep has started.
 
         Raises:
-          UsageError: the file is damaged.
+          UsageError: the file is damaged, or is none of a sweep.
         """
         path = self.directory / "manifest.json"
         try:
-            found = json.loads(path.read_text())
-            if not isinstance(found, dict) or not {"configuration", "data", "runs"} <= set(found):
-                raise ValueError("it is no manifest of a sweep")
-            return found
+            return check_manifest(json.loads(path.read_text()))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -132,11 +135,12 @@ class Store:
         Args:
           manifest: of the new sweep.
           mix_signatures: go on where there are rows or checkpoints of another execution signature.
-          read_rows: look at the signature of every row, and not only at what the manifest says of it.
+          read_rows: look at every row, and not only at what the manifest says of it.
 
         Raises:
           UsageError: other data, weights that have changed, runs that the new sweep does not contain, runs made under
-            another execution signature, or a directory that cannot be written.
+            another execution signature, such as by other code, rows of another sweep, or a directory that cannot be
+            written.
         """
         _check_writable(self.directory)
         found = self.manifest
@@ -155,8 +159,10 @@ class Store:
                 f"{self.directory} holds results of a different configuration:\n{told}\n"
                 "Use another --workdir, or remove the directory."
             )
+        done = self.done(found["runs"])
+        rows = [self.read(run, found, mix_signatures) for run in sorted(done)] if read_rows else []
         if not mix_signatures and len(self.done(manifest["runs"])) < len(manifest["runs"]):
-            self._check_signatures(found, manifest, read_rows)
+            self._check_signatures(found, manifest, done, rows)
 
     def _check_weights(self, found: dict[str, Any], manifest: dict[str, Any]) -> None:
         new = manifest.get("weights", {})
@@ -167,39 +173,45 @@ class Store:
                     f"{new[path]} now). Restore it, or use another --workdir."
                 )
 
-    def _check_signatures(self, found: dict[str, Any], manifest: dict[str, Any], read_rows: bool) -> None:
-        for run, old, where in self._made(found, read_rows):
-            new = manifest["signatures"].get(manifest["runs"].get(run))
-            if new is not None and old != new:
-                told = "\n".join(differences(old, new))
-                raise UsageError(
-                    f"{self.directory} holds {where} made under another execution signature:\n{told}\n"
-                    "Their bits would not match. Use another --workdir, or --mix_signatures to merge them."
-                )
+    def _check_signatures(
+        self, found: dict[str, Any], manifest: dict[str, Any], done: set[str], rows: list[Row]
+    ) -> None:
+        """Refuses what was made under another signature than the new one: rows, or what the manifest says of them."""
+        old, new = found.get("signatures", {}), manifest["signatures"]
+        made = [(row["run_id"], row["signature"]) for row in rows]
+        made += [] if rows else [(run, old[found["runs"][run]]) for run in done if found["runs"][run] in old]
+        for run, signature in made:
+            wanted = new.get(manifest["runs"].get(run))
+            if wanted is not None and signature != wanted:
+                raise self._other_signature("rows", signature, wanted)
+        for path in sorted((self.directory / "checkpoints").glob("*-*")):
+            before = old.get(path.name.rpartition("-")[2])
+            if before is not None and before not in new.values() and any(path.iterdir()):
+                alike = [signature for signature in new.values() if signature["spec"] == before["spec"]]
+                raise self._other_signature("checkpoints", before, *(alike or new.values()))
 
-    def _made(self, found: dict[str, Any], read_rows: bool) -> Iterator[tuple[str, dict[str, Any], str]]:
-        """Run, execution signature and kind of what is there: rows, or else checkpoints."""
-        signatures = found.get("signatures", {})
-        done = self.done(found["runs"])
-        if read_rows:
-            yield from ((run, self.read(run)["signature"], "rows") for run in done)
-        unread = (
-            ("rows", [] if read_rows else done),
-            ("checkpoints", found["runs"] if self._has_checkpoints() else []),
-        )
-        for where, runs in unread:
-            yield from (
-                (run, signatures[found["runs"][run]], where) for run in runs if found["runs"][run] in signatures
+    def _other_signature(self, where: str, old: dict[str, Any], new: dict[str, Any], *_: Any) -> UsageError:
+        code = code_differences(old, new)
+        told = [f"The code is another: {'; '.join(code)}."] if code else []
+        return UsageError(
+            "\n".join(
+                [
+                    f"{self.directory} holds {where} made under another execution signature:",
+                    *differences(old, new),
+                    *told,
+                    "Their bits would not match. Use another --workdir, or --mix_signatures to merge them.",
+                ]
             )
+        )
 
     def _holds_results(self) -> bool:
         return self.directory.exists() and not all(_is_passing(path) for path in self.directory.iterdir())
 
-    def _has_checkpoints(self) -> bool:
-        return any((self.directory / "checkpoints").glob("*/*"))
-
-    def open(self, manifest: dict[str, Any]) -> None:
+    def open(self, manifest: dict[str, Any], mix_signatures: bool = False) -> None:
         """Creates the directory, or continues in it, after ``check``.
+
+        Where every run has its row, the manifest stays as it is: it says what made these. With ``mix_signatures`` the
+        signatures that it names stay in it.
 
         Raises:
           UsageError: it cannot be made.
@@ -209,7 +221,11 @@ class Store:
             path = self.directory / "manifest.json"
             previous = self.manifest
             if previous is not None:
-                manifest = {**manifest, "created": previous["created"]}
+                if set(previous["runs"]) == set(manifest["runs"]) == self.done(manifest["runs"]):
+                    return
+                manifest = {**manifest, "created": previous.get("created", manifest["created"])}
+                if mix_signatures:
+                    manifest["signatures"] = {**previous.get("signatures", {}), **manifest["signatures"]}
             if previous is None or {**manifest, "command": ""} != {**previous, "command": ""}:
                 write_atomically(path, dumps(manifest))
         except OSError as error:
@@ -252,29 +268,31 @@ class Store:
         """Whether this run has a row now."""
         return self._path(run).exists()
 
-    def read(self, run: str) -> Row:
-        """The row of one run.
+    def read(self, run: str, manifest: dict[str, Any] | None = None, mixed: bool = False) -> Row:
+        """The row of one run, after it was checked; see ``sweep.validity``.
+
+        Args:
+          run: its id.
+          manifest: of the directory; None checks only what the row says of itself.
+          mixed: whether it may be of a signature that the manifest does not have.
 
         Raises:
-          UsageError: there is none, or it is damaged.
+          UsageError: there is none, it is damaged, or it is of another run or sweep.
         """
+        path = self._path(run)
         try:
-            row = json.loads(self._path(run).read_text())
-            if not isinstance(row, dict) or row.get("run_id") != run:
-                raise ValueError("it is not the row of this run")
-            if row.pop(DIGEST, None) not in (None, _content(row)):  # rows of older versions have none
-                raise ValueError("it is not what was written")
+            row = check_row(json.loads(path.read_text()), run)
+            if manifest is not None:
+                check_origin(row, manifest, mixed)
             return row
         except (OSError, ValueError) as error:
-            raise UsageError(
-                f"{self._path(run)} cannot be read ({error}). Remove it to have the run repeated."
-            ) from error
+            raise UsageError(f"{path} cannot be read ({error}). Remove it to have the run repeated.") from error
 
     def write(self, row: Row) -> None:
         """Adds the row of a finished run; one that is there already stays as it is."""
         path = self._path(row["run_id"])
         row = finite(row)
-        _link(path, dumps({**row, DIGEST: _content(row)}))
+        _link(path, dumps({**row, DIGEST: content_digest(row)}))
         self._failure(row["run_id"]).unlink(missing_ok=True)
 
     def fail(self, run: str, reason: str, **about: Any) -> None:
@@ -287,7 +305,8 @@ class Store:
     def failure(self, run: str) -> dict[str, Any] | None:
         """The last failure of a run that has failed and is not done."""
         with contextlib.suppress(OSError, ValueError):  # the rule; or done in this moment
-            return json.loads(self._failure(run).read_text())
+            found = json.loads(self._failure(run).read_text())
+            return found if isinstance(found, dict) else None
         return None
 
     def failures(self) -> dict[str, dict[str, Any]]:
@@ -351,10 +370,6 @@ def _link(path: Path, text: str) -> None:
             os.link(unlinked, path)
     finally:
         unlinked.unlink(missing_ok=True)
-
-
-def _content(row: Mapping[str, Any]) -> str:
-    return hashlib.sha256(encode(row, sort_keys=True).encode()).hexdigest()
 
 
 def _checked(run: str) -> str:

@@ -7,6 +7,8 @@ import pytest
 from cnnjax.cli.command import main
 from cnnjax.cli.results import label, read
 from cnnjax.report.table import write_results_csv
+from cnnjax.sweep.validity import content_digest
+from cnnjax.train.spec import digest
 from tests.fixtures.command import refused, run
 from tests.fixtures.finished import finished, original
 
@@ -31,10 +33,18 @@ def compare(capsys, unchecked):
 
 
 def change(directory, run, **values):
-    """A row with other values, as an older version would have written it: without its digest."""
-    path = directory / "rows" / f"{run}.json"
-    row = {name: value for name, value in json.loads(path.read_text()).items() if name != "sha256"}
-    path.write_text(json.dumps({**row, **values}))
+    """A row with other values, as if it had been made so; returns the id of its run, which may be another then."""
+    path, manifest = directory / "rows" / f"{run}.json", json.loads((directory / "manifest.json").read_text())
+    row = {name: value for name, value in {**json.loads(path.read_text()), **values}.items() if name != "sha256"}
+    row["run_id"] = digest({name: row[name] for name in ("hyper", "seed", "spec")})
+    row["signature"] = {**row["signature"], "spec": digest(row["spec"])}
+    row["signature_digest"] = digest(row["signature"])
+    manifest["signatures"][row["signature_digest"]] = row["signature"]
+    manifest["runs"][row["run_id"]] = row["signature_digest"]
+    path.unlink()
+    path.with_stem(row["run_id"]).write_text(json.dumps({**row, "sha256": content_digest(row)}))
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    return row["run_id"]
 
 
 def test_the_same_bits_agree(compare, original, finished):
@@ -66,17 +76,16 @@ def test_another_signature_explains(compare, original, finished):
 
 
 def test_rows_whose_ids_differ_are_matched_by_assignment_and_seed(compare, original, finished):
-    for number, (name, row) in enumerate(sorted(read(finished).rows.items())):
+    names = []
+    for name, row in sorted(read(finished).rows.items()):
         older = {name: value for name, value in row["spec"].items() if name != "cache_features"}  # not yet a field
-        signature = {**row["signature"], "spec": "another"}
-        change(finished, name, run_id=f"older{number}", spec=older, signature=signature)
-        (finished / "rows" / f"{name}.json").rename(finished / "rows" / f"older{number}.json")
-    (finished / "rows" / "older3.json").unlink()
+        names.append(change(finished, name, spec=older))
+    (finished / "rows" / f"{names[3]}.json").unlink()
     code, text, found = compare(original, finished)
     assert (code, found["runs"], found["by_id"], found["agree"]) == (0, 3, 0, 3)
     assert "3 runs are in both: 0 by their ids, 3 by assignment and seed." in text
     assert f"1 runs are only in {original}:" in text
-    change(finished, "older0", run_id="older0", spec={**older, "steps": 13}, parameters_digest="0")
+    change(finished, names[0], spec={**older, "steps": 13}, parameters_digest="0")
     assert compare(original, finished)[2]["differ"][0]["causes"] == ["steps: 12 and 13"]
 
 

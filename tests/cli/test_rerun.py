@@ -65,11 +65,11 @@ def test_what_cannot_be_repeated_is_refused(refused, finished):
     cores = threads_here() + 1
     change(finished, name, signature={**row["signature"], "threads": cores})
     assert f"made on {cores} cores" in refused("rerun", finished, name)
-    change(finished, name, spec={**row["spec"], "stesp": 3})
+    name = change(finished, name, spec={**row["spec"], "stesp": 3})
     assert "Unknown field of Spec 'stesp'" in refused("rerun", finished, name)
-    change(finished, name, spec={**row["spec"], "model": {"module": "no.such:Net"}})
+    name = change(finished, name, spec={**row["spec"], "model": {"module": "no.such:Net"}})
     assert "The network 'no.such:Net' of a row cannot be found" in refused("rerun", finished, name)
-    change(finished, name, spec={**row["spec"], "weights": "sha256:0"})
+    name = change(finished, name, spec={**row["spec"], "weights": "sha256:0"})
     assert "No file is known with the weights sha256:0" in refused("rerun", finished, name)
     (finished / "rows" / f"{name}.json").write_text("{")
     assert f"{name}.json cannot be read" in refused("rerun", finished, name)
@@ -77,7 +77,7 @@ def test_what_cannot_be_repeated_is_refused(refused, finished):
     shutil.rmtree(finished / "rows")
     write_results_csv(finished / "results.csv", found.rows.values())
     (finished / "manifest.json").write_text(json.dumps({**manifest, "configuration": {}}))
-    assert "The manifest does not say what the run" in refused("rerun", finished, name)
+    assert "The manifest does not say what the run" in refused("rerun", finished, next(iter(found.rows)))
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_a_holder_that_was_killed_is_lost_at_once(run, finished):
 def test_half_copied_and_damaged_directories_say_what_is_missing(run, finished, tmp_path):
     path = rows(finished)[0]
     path.write_text(path.read_text()[:-100])
-    (finished / "rows" / "stranger.json").write_text(json.dumps({"status": "done", "seconds": 1}))
+    (finished / "rows" / "stranger.json").write_text(json.dumps({"run_id": "stranger", "status": "done", "seconds": 1}))
     found = told(run, finished)
     assert (found["total"], found["done"], found["waiting"], found["damaged"]) == (4, 3, 0, [path.stem])
     assert "The manifest does not name 1 (stranger)." in found["problems"]

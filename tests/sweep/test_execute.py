@@ -92,6 +92,7 @@ from pathlib import Path
 import jax
 from cnnjax.data.catalog import DataConfig, load
 from cnnjax.data.feed import Feed
+from cnnjax.sweep.bundle import signature
 from cnnjax.sweep.execute import on_devices
 from cnnjax.sweep.execution import Execution
 from cnnjax.sweep.grid import product
@@ -105,8 +106,7 @@ from cnnjax.train.spec import Hyper, Spec
 spec = Spec(model="mlp", model_fields=(("hidden", (8,)),), steps=12, batch_size=16, evaluate_every=6)
 digits = load(DataConfig())
 made = points(spec, Hyper(dropout=0.2), product(l2=[0.0, 0.01, 0.02]), range(2))
-signature = {"spec": "", "driver": "scan", "lanes": 2}
-jobs = [Job(bundle, signature) for bundle in plan(made, "cpu", Driver("scan", 2)).bundles]
+jobs = [Job(bundle, signature(bundle, 1, "cpu", "cpu")) for bundle in plan(made, "cpu", Driver("scan", 2)).bundles]
 root = Path(sys.argv[1])
 devices = jax.devices()
 places = []

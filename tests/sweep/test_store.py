@@ -11,18 +11,36 @@ import pytest
 from cnnjax import process
 from cnnjax.process import write_atomically
 from cnnjax.sweep.store import Store, arrays, dumps, encoded, encoded_arrays, outputs
+from cnnjax.sweep.validity import check_row, content_digest
+from cnnjax.train.spec import digest
 from cnnjax.typing import UsageError
 
 
-def row(run, **content):
-    return {"run_id": run, "status": "done", "signature": {"threads": 1}, **content}
+def run(name):
+    """The id of the run whose spec says so."""
+    return digest({"hyper": {}, "seed": 0, "spec": {"name": name}})
 
 
-def manifest(*runs, threads=1, data="abc", **configuration):
+def signature(name, threads=1):
+    return {"spec": digest({"name": name}), "threads": threads}
+
+
+def row(name, **content):
+    """A whole row, of the run ``name``."""
+    made = signature(name)
+    return {
+        **{"run_id": run(name), "assignment": {}, "seed": 0, "spec": {"name": name}, "hyper": {}, "status": "done"},
+        **{"signature": made, "signature_digest": digest(made), "data": "abc", "parameters_digest": "0"},
+        **{"metrics": {}, "history": [], "diverged_step": None, **content},
+    }
+
+
+def manifest(*names, threads=1, data="abc", **configuration):
+    signatures = {name: signature(name, threads) for name in names}
     return {
         "configuration": {"spec": {"steps": 3}, **configuration},
-        "runs": dict.fromkeys(runs, f"digest-{threads}"),
-        "signatures": {f"digest-{threads}": {"threads": threads}},
+        "runs": {run(name): digest(made) for name, made in signatures.items()},
+        "signatures": {digest(made): made for made in signatures.values()},
         "data": {"digits": data},
         "created": "today",
     }
@@ -52,13 +70,13 @@ def files(store):
 def test_rows_come_back_as_they_were(store):
     content = {"metrics": {"loss": 0.1 + 0.2}, "history": [{"step": 3, "loss": 1e-300}], "note": "µ", "error": None}
     store.write(row("b", **content))
-    assert store.read("b") == row("b", **content)
-    assert store.done(["a", "b", "c"]) == {"a", "b"}
+    assert store.read(run("b")) == row("b", **content)
+    assert store.done([run("a"), run("b"), run("c")]) == {run("a"), run("b")}
 
 
 def test_what_is_not_finite_becomes_null(store):
     store.write(row("b", metrics={"loss": float("nan"), "error": float("inf")}, history=[(1, -float("inf"))]))
-    assert store.read("b") == row("b", metrics={"loss": None, "error": None}, history=[[1, None]])
+    assert store.read(run("b")) == row("b", metrics={"loss": None, "error": None}, history=[[1, None]])
 
 
 def test_a_row_is_never_written_twice(store):
@@ -69,7 +87,7 @@ def test_a_row_is_never_written_twice(store):
 
 def test_rows_may_be_read_by_others(store):
     modes = {path.name: path.stat().st_mode & 0o777 for path in store.directory.rglob("*.json")}
-    assert modes == {"manifest.json": 0o644, "a.json": 0o644}
+    assert modes == {"manifest.json": 0o644, f"{run('a')}.json": 0o644}
 
 
 def test_eight_writers_of_the_same_rows_leave_each_once_and_whole(store):
@@ -90,9 +108,9 @@ def test_eight_writers_of_the_same_rows_leave_each_once_and_whole(store):
         thread.join()
     assert errors == []
     names = sorted(path.name for path in (store.directory / "rows").iterdir())
-    assert names == sorted(["a.json", *(f"run{number}.json" for number in range(200))])
-    found = [store.read(f"run{number}") for number in range(200)]
-    assert all(each == row(each["run_id"], writer=each["writer"], text="x" * 5000) for each in found)
+    assert names == sorted(f"{run(name)}.json" for name in ("a", *(f"run{number}" for number in range(200))))
+    found = [store.read(run(f"run{number}")) for number in range(200)]
+    assert all(each == row(each["spec"]["name"], writer=each["writer"], text="x" * 5000) for each in found)
     assert len({each["writer"] for each in found}) > 1
 
 
@@ -113,11 +131,11 @@ def test_a_killed_writer_leaves_whole_rows_and_clean_removes_the_rest(store):
     living = process.partial(store.directory / "rows", "living")
     living.write_text("half a r")
     rows = list((store.directory / "rows").glob("*.json"))
-    assert all(len(store.read(path.stem)["text"]) == 100_000 for path in rows if path.stem != "a")
+    assert all(len(store.read(path.stem)["text"]) == 100_000 for path in rows if path.stem != run("a"))
     store.checkpoints("bundle", "signature").mkdir(parents=True)
-    store.clean(["a", "b"])
+    store.clean([run("a"), run("b")])
     assert store.checkpoints("bundle", "signature").exists()  # b is not done
-    store.clean(["a"])
+    store.clean([run("a")])
     assert {path.name for path in store.directory.iterdir()} == {"manifest.json", "rows"}
     assert set((store.directory / "rows").iterdir()) == {*rows, living}
 
@@ -133,9 +151,9 @@ def test_a_full_disk_leaves_no_row(store, failing, monkeypatch):
         store.write(row("b"))
     monkeypatch.undo()
     assert files(store) == before
-    assert store.done(["b"]) == set()
+    assert store.done([run("b")]) == set()
     store.write(row("b"))
-    assert store.read("b") == row("b")
+    assert store.read(run("b")) == row("b")
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -153,13 +171,13 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_no_byte_of_a_row_can_change_unnoticed(store):
     intact = row("b", metrics={"loss": 0.125}, text="abc")
     store.write(intact)
-    path = store.directory / "rows" / "b.json"
+    path = store.directory / "rows" / f"{run('b')}.json"
     content = path.read_bytes()
     refused = 0
     for at in range(len(content)):
         path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
         try:
-            found = store.read("b")  # where it is white space, or the name of the digest, all is still there
+            found = store.read(run("b"))  # where it is white space, or the name of the digest, all is still there
         except UsageError:
             refused += 1
         else:
@@ -167,33 +185,95 @@ def test_no_byte_of_a_row_can_change_unnoticed(store):
     assert refused > 100
     path.write_bytes(content.replace(b"0.125", b"0.126"))
     with pytest.raises(UsageError, match="it is not what was written"):
-        store.read("b")
+        store.read(run("b"))
 
 
 def test_a_failure_stands_until_the_run_is_done(store):
-    store.fail("b", "its worker died", worker="w")
-    store.fail("b", "no memory", worker="w")
+    store.fail(run("b"), "its worker died", worker="w")
+    store.fail(run("b"), "no memory", worker="w")
     (failure,) = store.failures().values()
-    assert (failure["run_id"], failure["reason"], failure["worker"]) == ("b", "no memory", "w")
+    assert (failure["run_id"], failure["reason"], failure["worker"]) == (run("b"), "no memory", "w")
     store.write(row("b"))
     assert store.failures() == {}
-    store.clean(["a", "b"])
+    store.clean([run("a"), run("b")])
     assert not (store.directory / "failed").exists()
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"run_id": "b"}', "[]", '{"status": "done"}'])
 def test_a_damaged_row_is_named(store, content):
-    path = store.directory / "rows" / "a.json"
+    path = store.directory / "rows" / f"{run('a')}.json"
     path.write_text(content)
-    with pytest.raises(UsageError, match=r"rows/a\.json cannot be read .* Remove it to have the run repeated"):
-        store.read("a")
-    with pytest.raises(UsageError, match=r"rows/a\.json cannot be read"):
+    with pytest.raises(UsageError, match=r"rows/\w+\.json cannot be read .* Remove it to have the run repeated"):
+        store.read(run("a"))
+    with pytest.raises(UsageError, match=r"rows/\w+\.json cannot be read"):
         store.check(manifest("a", "b"))
 
 
 def test_a_missing_row_is_named(store):
-    with pytest.raises(UsageError, match=r"rows/b\.json cannot be read"):
-        store.read("b")
+    with pytest.raises(UsageError, match=r"rows/\w+\.json cannot be read"):
+        store.read(run("b"))
+
+
+def rewritten(store, **changed):
+    """The row of a with some parts changed, or without those that are None, and with the digest of what it is now."""
+    new = {name: value for name, value in {**row("a"), **changed}.items() if value != "missing"}
+    (store.directory / "rows" / f"{run('a')}.json").write_text(dumps({**new, "sha256": content_digest(new)}))
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"run_id": run("b")}, "it is not the row of this run"),
+        (row("b") | {"run_id": run("a")}, "its spec, numbers and seed are those of another run"),
+        ({"seed": 1}, "its spec, numbers and seed are those of another run"),
+        ({"hyper": {"l2": 0.1}}, "its spec, numbers and seed are those of another run"),
+        ({"signature": signature("a", 2)}, "its execution signature is not the one"),
+        ({"signature": signature("b"), "signature_digest": digest(signature("b"))}, "is that of another spec"),
+        ({"signature": {}, "signature_digest": digest({})}, "is that of another spec"),
+        *[({name: "missing"}, f"it has no {name}") for name in ("seed", "hyper", "signature", "metrics", "data")],
+        *[({name: 7}, f"its {name} is 7, not a ") for name in ("spec", "assignment", "metrics", "status", "history")],
+        ({"seed": True}, "its seed is true, not a whole number"),
+        ({"seed": 0.0}, r"its seed is 0\.0, not a whole number"),
+    ],
+)
+def test_a_row_of_another_run_or_form_is_refused(store, changed, reason):
+    rewritten(store, **changed)
+    with pytest.raises(UsageError, match=reason):
+        store.read(run("a"))
+    with pytest.raises(UsageError, match=reason):
+        store.check(manifest("a", "b"))
+
+
+def test_a_row_without_its_digest_is_refused(store):
+    path = store.directory / "rows" / f"{run('a')}.json"
+    path.write_text(dumps(row("a")))
+    with pytest.raises(UsageError, match="it has no digest of itself"):
+        store.read(run("a"))
+
+
+def test_a_row_says_what_it_was_assigned():
+    found = {**row("a"), "hyper": {"l2": 0.1}, "assignment": {"l2": 0.2}}
+    found["run_id"] = digest({"hyper": found["hyper"], "seed": 0, "spec": found["spec"]})
+    with pytest.raises(ValueError, match=r"it is assigned l2=0\.2, and its numbers have 0\.1"):
+        check_row({**found, "sha256": content_digest(found)}, found["run_id"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"data": "of another"}, r"it was made with other data \(of another\)"),
+        (
+            {"signature": signature("a", 3), "signature_digest": digest(signature("a", 3))},
+            "it was made under a signature .* that the manifest does not have",
+        ),
+    ],
+)
+def test_a_row_of_another_sweep_is_refused_also_where_all_is_done(store, changed, reason):
+    store.write(row("b"))
+    rewritten(store, **changed)
+    for look in (lambda: store.check(manifest("a", "b")), lambda: store.read(run("a"), store.manifest)):
+        with pytest.raises(UsageError, match=reason):
+            look()
 
 
 # What a directory belongs to
@@ -208,13 +288,13 @@ def test_a_sweep_may_go_on_and_grow(store):
     assert files(store) == before
     store.open({**manifest("a", "b", "c"), "created": "tomorrow"})
     assert store.manifest == manifest("a", "b", "c")
-    assert store.read("a") == row("a")
+    assert store.read(run("a")) == row("a")
 
 
 def test_a_new_directory_is_opened_and_nothing_is_made_before(tmp_path):
     store = Store(tmp_path / "deep" / "results")
     assert store.manifest is None
-    assert store.done(["a"]) == set()
+    assert store.done([run("a")]) == set()
     store.check(manifest("a"))
     assert list(tmp_path.iterdir()) == []
     store.open(manifest("a"))
@@ -230,7 +310,7 @@ def test_a_directory_that_a_kill_left_before_its_manifest_is_taken(tmp_path):
     store = Store(tmp_path)
     store.check(manifest("a"))
     store.open(manifest("a"))
-    store.clean(["a"])
+    store.clean([run("a")])
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
@@ -261,24 +341,28 @@ def test_long_differences_are_cut(store):
 
 def test_other_signatures_may_be_mixed_on_demand_or_only_read(store):
     store.check(manifest("a", "b", threads=2), mix_signatures=True)
-    store.check(manifest("a", threads=2) | {"runs": {"a": "digest-2", "b": "digest-2"}}, mix_signatures=True)
+    store.check(manifest("a", threads=2) | {"runs": manifest("a", "b", threads=2)["runs"]}, mix_signatures=True)
     store.write(row("b"))
     store.check(manifest("a", "b", threads=2))  # all is done: nothing will be merged
+    before = files(store)
+    store.open({**manifest("a", "b", threads=2), "command": "another"})  # and the manifest says what made the rows
+    assert files(store) == before
 
 
 def test_checkpoints_of_another_signature_are_refused_too(tmp_path):
     store = Store(tmp_path)
     store.open(manifest("a"))
     store.check(manifest("a", threads=2))  # nothing was made under the first
-    (store.checkpoints("state", "digest-1") / "6").mkdir(parents=True)
+    old, new = (digest(signature("a", threads)) for threads in (1, 2))
+    (store.checkpoints("state", old) / "6").mkdir(parents=True)
     with pytest.raises(UsageError, match="holds checkpoints made under another execution signature"):
         store.check(manifest("a", threads=2))
     store.check(manifest("a", threads=2), mix_signatures=True)
-    assert store.other_checkpoints(store.checkpoints("state", "digest-2")) == [store.checkpoints("state", "digest-1")]
+    assert store.other_checkpoints(store.checkpoints("state", new)) == [store.checkpoints("state", old)]
 
 
 def test_a_fleet_looks_at_the_manifest_only(store):
-    (store.directory / "rows" / "a.json").write_text("{")
+    (store.directory / "rows" / f"{run('a')}.json").write_text("{")
     store.check(manifest("a", "b"), read_rows=False)
     with pytest.raises(UsageError, match="holds rows made under another execution signature"):
         store.check(manifest("a", "b", threads=2), read_rows=False)
@@ -321,7 +405,15 @@ def test_processes_that_open_a_directory_at_once_see_each_other(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir() if path.name != "leases"] == ["manifest.json"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"runs": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *["", "{", "[]", "{}", '{"runs": {}}'],
+        *[dumps({**manifest("a"), name: value}) for name, value in (("runs", []), ("runs", {"a": 1}), ("data", None))],
+        *[dumps({**manifest("a"), name: value}) for name, value in (("signatures", {"a": 1}), ("weights", [1]))],
+        *[dumps({**manifest("a"), name: value}) for name, value in (("created", 7), ("code", "x"), ("command", {}))],
+    ],
+)
 def test_a_damaged_manifest_is_named(store, content):
     (store.directory / "manifest.json").write_text(content)
     for look in (lambda: store.manifest, lambda: store.check(manifest("a", "b"))):

@@ -1,6 +1,7 @@
 """One worker among others, who are played by leases, rows and failures that appear beside it."""
 
 import contextlib
+import json
 import threading
 import time
 
@@ -123,7 +124,8 @@ def test_what_others_finish_is_news_and_not_done_again(three, settings, tmp_path
 
     work(three, settings(tmp_path), Worker(), listen, began=begun.append)
     assert begun == [three[1].bundle, three[2].bundle]
-    assert Store(tmp_path).read(three[0].bundle.points[0].run_id)["by"] == "other"
+    (first, *_) = three[0].bundle.runs
+    assert json.loads((tmp_path / "rows" / f"{first}.json").read_text())["by"] == "other"
 
 
 def test_rows_of_others_are_asked_for_one_by_one_and_after_a_share_of_them_listed(

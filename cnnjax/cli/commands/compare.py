@@ -58,7 +58,8 @@ def compared(one: "Results", other: "Results") -> dict[str, Any]:
 
     Returns:
       ``runs`` in both, ``by_id`` of them, ``agree``; ``differ``: a dict for each run whose bits differ, with
-      ``differences`` of metrics and the ``causes`` that explain it; ``only``: labels of the runs on one side
+      ``differences`` of metrics and the ``causes`` that explain it; ``code``: how the code of both differs, in words,
+      with the number of runs, also where bits agree; ``only``: labels of the runs on one side
       by directory; ``largest``: of all differences, by metric.
     """
     from cnnjax.cli.results import label
@@ -80,6 +81,7 @@ def compared(one: "Results", other: "Results") -> dict[str, Any]:
         "by_id": len(by_id),
         "agree": len(pairs) - len(differ),
         "differ": differ,
+        "code": _code(pairs, one, other),
         "unexplained": sum(not entry["causes"] for entry in differ),
         "largest": largest,
         "only": [
@@ -130,6 +132,18 @@ def _causes(pair: tuple["Row", "Row"], one: "Results", other: "Results") -> list
     return changed + (differences(*known) if len(known) == 2 else ["a signature is not known"])
 
 
+def _code(pairs: list[tuple["Row", "Row"]], one: "Results", other: "Results") -> dict[str, int]:
+    """Sentences on how the code that made two rows differs, and of how many runs each is true."""
+    from cnnjax.cli.results import signature_of
+    from cnnjax.provenance import code_differences
+
+    found: Counter[str] = Counter()
+    for pair in pairs:
+        signatures = [signature_of(row, each.manifest) or {} for row, each in zip(pair, (one, other), strict=True)]
+        found.update(["; ".join(told)] if (told := code_differences(*signatures)) else [])
+    return dict(found)
+
+
 def metric_differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, float | None]:
     """Metric -> absolute difference of those that both have; None where one of them is not a number."""
     both = [name for name in one if name in other and one[name] != other[name]]
@@ -147,6 +161,7 @@ def _show(found: dict[str, Any], one: "Results", other: "Results") -> None:
         f"{found['runs']} runs are in both: {found['by_id']} by their ids, "
         f"{found['runs'] - found['by_id']} by assignment and seed. The bits of {found['agree']} agree."
     ]
+    parts += [Text(f"The code of {count} runs is not the same: {told}.") for told, count in found["code"].items()]
     for name, only, damaged in zip(names, found["only"], found["damaged"], strict=True):
         parts += _listed(f"{len(only)} runs are only in {name}:", only)
         parts += _listed(f"{len(damaged)} rows of {name} cannot be read:", list(damaged.values()))

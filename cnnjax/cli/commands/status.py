@@ -104,6 +104,7 @@ def _details(status: "Status") -> list[Any]:
         lines.append(Text(f"failed {run}: {_last_line(reason)}", style="red"))
     if len(status.failed) > SHOWN:
         lines.append(f"and {len(status.failed) - SHOWN} more failures; --json has all.")
+    lines += [Text(f"Code: {status.code}.")] if status.code else []
     return lines + [Text(problem, style="red") for problem in status.problems]
 
 
