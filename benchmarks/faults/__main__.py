@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.faults import devices, disk, distributed, inputs, killed, names, repeated
+from benchmarks.faults import code, devices, disk, distributed, inputs, killed, names, repeated
 from benchmarks.faults.finding import Finding, Place
 from benchmarks.measure import RESULTS, machine
 from cnnjax.strict_json import encode
@@ -98,6 +98,16 @@ TESTS = {
     "identical_arms": Test(
         repeated.identical_arms,
         "false claims at 95 % stay within the binomial bound; fewer than three seeds decide nothing",
+    ),
+    "code_changes": Test(
+        code.code_changes,
+        "after an edit of the network, of a module that it imports, of the program or of cnnjax, going on is refused, "
+        "naming what differs; if asked for, it is accepted, and rows and command say so",
+    ),
+    "copied_results": Test(
+        code.copied_results,
+        "rows, manifests and checkpoints of another run, seed, signature or data set, and such without a part or with "
+        "one of another type, are refused by name, without a traceback, by the sweep and by the commands that look",
     ),
     "accelerator": Test(
         devices.accelerator,
