@@ -76,6 +76,14 @@ def code_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str
     return told
 
 
+def code_since(recorded: Mapping[str, Any]) -> str:
+    """In words, how cnnjax differs here from the one that a manifest's ``code`` records; empty where it does not."""
+    there, here = recorded.get("source"), source_digest()
+    if there is None:
+        return "made by an older cnnjax, which did not record its code"
+    return "" if there == here else f"cnnjax's sources were {there} and are {here} here"
+
+
 def bare_text(path: Path | str) -> str:
     """The program in a file without comments and empty lines, and with empty docstrings."""
     return _bare(Path(path).read_text(encoding="utf-8"))

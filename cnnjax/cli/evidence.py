@@ -13,7 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from cnnjax.provenance import code_since
 from cnnjax.report.gallery import NOT_RUN
+from cnnjax.sweep.validity import check_manifest
 from cnnjax.typing import UsageError
 
 Entry = dict[str, Any]
@@ -31,7 +33,8 @@ def ledger(workdir: Path, modules: Mapping[str, ModuleType] | None = None) -> li
     """One entry in the form of ``verdict.json`` for each evidence, experiment by experiment.
 
     Beside the keys of ``verdict.json`` an entry has ``name`` (of the folder), ``created`` (when the runs
-    started, ISO 8601), ``signatures`` (digests), ``data`` (names) and ``from`` (the file). A claim has
+    started, ISO 8601), ``signatures`` (digests), ``data`` (names), ``code`` (in words, how cnnjax has changed since;
+    empty where it has not) and ``from`` (the file). A claim has
     ``current``: whether the code still holds the statement, rule and unit that were judged. Claims without
     a verdict are "not run"; verdicts on claims that the code no longer has are left out.
 
@@ -73,6 +76,7 @@ def entry_of(name: str, module: ModuleType, path: Path | None) -> Entry:
         "created": manifest.get("created"),
         "signatures": sorted(manifest.get("signatures", {})),
         "data": sorted(manifest.get("data", {})),
+        "code": code_since(manifest.get("code", {})) if path else "",
         "from": str(path) if path else None,
     }
 
@@ -91,13 +95,26 @@ def _verdict(path: Path) -> dict[str, Any]:
     found = read(path)
     if not {"experiment", "preset", "claims"} <= set(found):
         raise UsageError(f"{path} is no verdict of an experiment. Remove it, or run the experiment again.")
+    claims = found["claims"]
+    if type(claims) is not list or not all(type(claim) is dict and type(claim.get("id")) is str for claim in claims):
+        raise UsageError(f"{path} has claims that are no tables with an id. Remove it, or run the experiment again.")
     return found
 
 
 def manifest_of(directory: Path) -> dict[str, Any]:
-    """The manifest in a folder; empty where there is none."""
+    """The manifest in a folder; empty where there is none.
+
+    Raises:
+      UsageError: it is damaged, or a part of it is missing or of another type.
+    """
     path = directory / "manifest.json"
-    return read(path) if path.exists() else {}
+    if not path.exists():
+        return {}
+    found = read(path)
+    try:
+        return check_manifest(found)
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be read ({error}). Remove it, or run the experiment again.") from error
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -180,6 +180,7 @@ def heading(entry: Entry, now: datetime.datetime) -> str:
         f"data {', '.join(entry['data'])}" if entry["data"] else "",
         f"{old} old" if old else "age unknown",
         f"signature{'s' * (len(signatures) != 1)} {shown}{more}",
+        entry["code"],
         str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path),
     ]
     return f"{entry['name']}: {'; '.join(fact for fact in facts if fact)}"

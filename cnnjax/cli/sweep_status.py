@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax.cli import results
-from cnnjax.provenance import source_digest
+from cnnjax.provenance import code_since
 from cnnjax.sweep import log
 from cnnjax.sweep.store import Store
 from cnnjax.typing import UsageError
@@ -238,13 +238,8 @@ def _code(manifest: dict[str, Any]) -> str:
     told = []
     if len(sources) > 1:
         told.append(f"it holds runs of {len(sources)} versions of cnnjax's sources")
-    there, here = manifest.get("code", {}).get("source"), source_digest()
-    if there is None:
-        told.append("it was made by an older cnnjax, which did not record its code")
-    elif there != here:
-        told.append(
-            f"cnnjax's sources were {there} and are {here} here: an unfinished sweep goes on only with --mix_signatures"
-        )
+    if changed := code_since(manifest.get("code", {})):
+        told.append(f"{changed}: an unfinished sweep goes on only with --mix_signatures")
     return "; ".join(told)
 
 

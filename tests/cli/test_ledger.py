@@ -8,6 +8,7 @@ import pytest
 
 from cnnjax import claims
 from cnnjax.cli import evidence, experiment, ledger, missing
+from cnnjax.provenance import source_digest
 from tests.fixtures import tiny
 
 CREATED = "2026-01-10T12:00:00+00:00"
@@ -120,6 +121,35 @@ def test_a_damaged_verdict_is_refused(only_tiny, write, call, capsys, text):
     path.write_text(text)
     assert call() == 2
     assert f"experiments: {path} " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "value"),
+    [
+        ("verdict.json", "claims", {}), ("verdict.json", "claims", [7]), ("verdict.json", "claims", [{"id": None}]),
+        ("manifest.json", "signatures", [7]), ("manifest.json", "data", None), ("manifest.json", "created", 7),
+        ("manifest.json", "runs", "x"), ("manifest.json", "data", {"digits": 7}),
+    ],
+)  # fmt: skip
+def test_parts_of_another_type_are_refused_by_name(only_tiny, write, call, capsys, name, part, value):
+    path = write() / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), part: value}))
+    assert call() == 2
+    told = capsys.readouterr().err
+    assert f"experiments: {path} " in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [({}, "did not record its code"), ({"source": "another"}, "cnnjax's sources were another and are")],
+)
+def test_evidence_of_older_code_says_so(tmp_path, only_tiny, write, code, said):
+    write("older", code=code)
+    write("now", code={"source": source_digest()})
+    found = entries(tmp_path)
+    assert said in ledger.heading(found["older"], NOW)
+    assert found["now"]["code"] == ""
 
 
 def test_json_has_the_form_of_a_verdict(call, capsys):
