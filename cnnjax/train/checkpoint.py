@@ -20,6 +20,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ def save(
             "change its permissions, or use another --workdir. Earlier checkpoints are as they were."
         ) from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        _remove(unfinished)
     for old in [found for found in steps(directory) if found <= step][:-keep]:
         _drop(directory / str(old))
 
@@ -311,6 +312,15 @@ def _drop(path: Path) -> None:
     with contextlib.suppress(OSError):  # another process was faster
         os.rename(path, aside)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove(unfinished: Path) -> None:
+    """Removes what was not finished, also where those writes of Orbax that did not fail still go on for a moment."""
+    for _ in range(40):
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if not unfinished.exists():
+            return
+        time.sleep(0.05)  # what stays longer is swept up by the next save
 
 
 def _flush(path: Path) -> None:
