@@ -15,6 +15,8 @@ from cnnjax.sweep import plan, points
 from cnnjax.sweep.grid import NOTHING
 
 EXPERIMENTS = experiments()
+QUICK = ("fft_crossover", "lrn", "test_time")  # to train the others as well takes minutes
+SMOKE = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in EXPERIMENTS]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def folder(tmp_path_factory):
     return DataConfig(f"folder:{root}", valid_fraction=0.2)
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", SMOKE)
 def test_smoke(name, tmp_path, capsys):
     module = EXPERIMENTS[name]
 

@@ -79,6 +79,7 @@ def test_every_parameter_is_used(name):
     assert unused(models.create(name), (67, 67, 3)) == []
 
 
+@pytest.mark.slow
 def test_every_parameter_has_a_gradient():
     assert without_gradient(*tiny(activation="elu")) == []
 

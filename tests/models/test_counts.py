@@ -62,7 +62,12 @@ def test_every_name_has_a_count():
     assert set(models.MODELS) == set(PARAMETERS)
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+LARGE = [f"efficientnet_b{size}" for size in range(1, 7)]  # as the smallest and the largest, but slow to trace
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in PARAMETERS]
+)
 def test_parameters_and_their_stages(name):
     model = models.create(name)
     params = models.parameter_shapes(model, models.MODELS[name].image_shape)["params"]

@@ -48,6 +48,7 @@ def test_multiply_adds_are_torchvisions(number):
     assert count == pytest.approx(BILLIONS[number] * 1e9, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(3))
 def test_every_parameter_is_used(number):
     assert unused(models.create(f"efficientnet_b{number}"), (32, 32, 3)) == []
@@ -91,6 +92,7 @@ def test_coefficients_are_the_papers():
 # What the network computes
 
 
+@pytest.mark.slow
 def test_every_parameter_has_a_gradient():
     assert without_gradient(*tiny()) == []
 
@@ -100,6 +102,7 @@ def test_evaluation_draws_nothing():
     jax.eval_shape(lambda v, x: model.apply(v, x, False, 0.5), models.parameter_shapes(model, shape), images(1, shape))
 
 
+@pytest.mark.slow
 def test_half_precision_is_near_single_for_one_image():
     model, shape = tiny()
     half, variables, x = model.clone(dtype=jnp.bfloat16), filled(model, shape), images(1, shape)
@@ -109,6 +112,7 @@ def test_half_precision_is_near_single_for_one_image():
     np.testing.assert_allclose(single["logits_map"].mean((1, 2)), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_two_paddings_agree_where_all_sides_are_odd_and_differ_elsewhere():
     half, _ = tiny()
     same = half.clone(padding="SAME")

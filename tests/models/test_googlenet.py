@@ -158,6 +158,7 @@ def test_some_of_the_blocks_behind_the_small_stem():
 # What it computes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["googlenet", "googlenet_bn"])
 def test_the_logits_use_every_parameter_but_the_auxiliary_heads(name):
     model, shape = small(name, auxiliary=True)
@@ -171,6 +172,7 @@ def test_the_logits_use_every_parameter_but_the_auxiliary_heads(name):
 TWO = {"auxiliary": True, "blocks": ("4d", "5b")}
 
 
+@pytest.mark.slow
 def test_every_parameter_has_a_gradient():
     model, shape = small(**TWO, activation="elu")
     found = without_gradient(model, shape)
@@ -178,6 +180,7 @@ def test_every_parameter_has_a_gradient():
     assert len(found) == 6
 
 
+@pytest.mark.slow
 def test_evaluation_draws_nothing_and_half_precision_is_finite():
     model, shape = small(**TWO)
     variables, x = filled(model, shape), images(3, shape)

@@ -123,6 +123,7 @@ def test_every_parameter_is_used(name):  # one of each kind
 # What the networks compute
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_every_parameter_has_a_gradient(name):
     assert without_gradient(*TINY[name]()) == []

@@ -65,6 +65,7 @@ def test_every_parameter_is_of_one_stage():
     assert models.create(NAME).parameter_stages == stages
 
 
+@pytest.mark.slow
 def test_the_smallest_image():
     model = models.create(NAME, auxiliary=True)
     assert model.min_size == 75
@@ -75,6 +76,7 @@ def test_the_smallest_image():
         models.parameter_shapes(model, (75, 74, 3))
 
 
+@pytest.mark.slow
 def test_the_logits_use_every_parameter_but_the_auxiliary_heads():
     model, shape = small(auxiliary=True)
     found = unused(model, shape)
