@@ -10,8 +10,7 @@ from jaxtyping import Array, Float
 from cnnjax.models import choices
 from cnnjax.models.entry import Entry
 from cnnjax.models.flattened import check_dense, dense_stages, flattened_head
-from cnnjax.models.parts import ConvNorm, check_positive, parts
-from cnnjax.ops.lrn import local_response_norm
+from cnnjax.models.parts import ConvNorm, check_positive, parts, response_norm
 from cnnjax.ops.pool import max_pool
 from cnnjax.typing import Images, Logits, UsageError
 
@@ -44,11 +43,14 @@ class AlexNet(nn.Module):
       stem_padding: pixels around the images; conv1 itself has no padding.
       lrn: whether there is local response normalisation.
       lrn_after_pool: it follows the pooling.
+      lrn_size, lrn_alpha, lrn_beta, lrn_k: see ``models.choices``; the paper's.
+        CaffeNet has lrn_k=1 and lrn_alpha=2e-5.
       drop_inputs: dropout before each of the hidden dense layers, as torchvision; else after each, as the paper.
       initial_bias: what the biases start at that are 1 in the paper; those of a normalisation start at 0.
       num_classes: length of the logits.
       activation, kernel_init: see ``models.choices``.
       norm: of the convolutions, before their activation; "none" is a bias, as in the paper.
+      norm_groups: see ``models.choices``.
       dtype: type of the arithmetic.
     """
 
@@ -58,12 +60,17 @@ class AlexNet(nn.Module):
     stem_padding: int = 0
     lrn: bool = True
     lrn_after_pool: bool = False
+    lrn_size: int = choices.added(5)
+    lrn_alpha: float = choices.added(1e-4)
+    lrn_beta: float = choices.added(0.75)
+    lrn_k: float = choices.added(2.0)
     drop_inputs: bool = False
     initial_bias: float = 1.0
     num_classes: int = 1000
     activation: str = "relu"
     kernel_init: str = "gaussian"
     norm: str = "none"
+    norm_groups: int = choices.added(0)
     dtype: Any = jnp.float32
 
     def __post_init__(self):
@@ -124,9 +131,10 @@ class AlexNet(nn.Module):
 
     def _pool(self, x):
         """Overlapping max pooling and, where there is one, local response normalisation."""
-        before, after = self.lrn and not self.lrn_after_pool, self.lrn and self.lrn_after_pool
-        x = max_pool(local_response_norm(x) if before else x, (3, 3), (2, 2))
-        return local_response_norm(x) if after else x
+        normalize = response_norm(self)
+        if self.lrn_after_pool:
+            return normalize(max_pool(x, (3, 3), (2, 2)))
+        return max_pool(normalize(x), (3, 3), (2, 2))
 
 
 ONE_COLUMN = {

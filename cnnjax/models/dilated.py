@@ -29,7 +29,7 @@ class DilatedCNN(nn.Module):
         leave pixels unread (gridding; ``analysis.coverage.tap_counts``).
       width: channels of every map.
       num_classes: length of the logits.
-      kernel_size, activation, kernel_init, norm: see ``models.choices``.
+      kernel_size, activation, kernel_init, norm, norm_groups: see ``models.choices``.
       dtype: type of the arithmetic.
     """
 
@@ -40,6 +40,7 @@ class DilatedCNN(nn.Module):
     activation: str = "relu"
     kernel_init: str = "he"
     norm: str = "none"
+    norm_groups: int = choices.added(0)
     dtype: Any = jnp.float32
 
     def __post_init__(self):

@@ -15,11 +15,10 @@ from jaxtyping import Array, Float
 from cnnjax.models import choices
 from cnnjax.models.entry import Entry
 from cnnjax.models.mobilenet import InvertedResidual, make_divisible
-from cnnjax.models.parts import ConvNorm, check_multiplier, parts, pooled_head
+from cnnjax.models.parts import PADDINGS, ConvNorm, check_multiplier, check_padding, parts, pooled_head
 from cnnjax.models.stages import stage_prefixes
-from cnnjax.typing import Images, Logits, UsageError, unknown
+from cnnjax.typing import Images, Logits, UsageError
 
-PADDINGS = {"half": None, "SAME": "SAME"}
 STEM, IMAGE_SIZE = 32, 224
 
 
@@ -117,7 +116,7 @@ class EfficientNet(nn.Module):
         linearly to 0 at the input (Huang et al. 2016). Blocks without a shortcut are never skipped. Draws from the
         ``dropout`` stream; 0 draws nothing. The paper has 0.2.
       num_classes: length of the logits.
-      activation, kernel_init, norm: see ``models.choices``.
+      activation, kernel_init, norm, norm_groups: see ``models.choices``.
       dtype: type of the arithmetic.
     """
 
@@ -132,14 +131,14 @@ class EfficientNet(nn.Module):
     activation: str = "silu"
     kernel_init: str = "he_fan_out"
     norm: str = "batch"
+    norm_groups: int = choices.added(0)
     dtype: Any = jnp.float32
 
     def __post_init__(self):
         choices.check(self)
         if not self.stages or not all(len(stage) == 5 and min(stage) >= 1 for stage in self.stages):
             raise UsageError(f"stages must hold five positive whole numbers each, not {self.stages}.")
-        if self.padding not in PADDINGS:
-            raise unknown("padding", self.padding, PADDINGS)
+        check_padding(self.padding)
         if not 0 <= self.stochastic_depth < 1:
             raise UsageError(
                 f"stochastic_depth={self.stochastic_depth} must be a probability of at least 0 and below 1. "

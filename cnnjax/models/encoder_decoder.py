@@ -33,7 +33,7 @@ class EncoderDecoder(nn.Module):
         sides, then a convolution.
       upsampling_kernel: side of the kernel of that convolution.
       features: channels of the output; 0 is as many as the images have.
-      activation, kernel_init, norm: see ``models.choices``.
+      activation, kernel_init, norm, norm_groups: see ``models.choices``.
       dtype: type of the arithmetic.
     """
 
@@ -45,6 +45,7 @@ class EncoderDecoder(nn.Module):
     activation: str = "relu"
     kernel_init: str = "he"
     norm: str = "batch"
+    norm_groups: int = choices.added(0)
     dtype: Any = jnp.float32
 
     def __post_init__(self):

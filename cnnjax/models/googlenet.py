@@ -15,9 +15,8 @@ from jaxtyping import Array, Float
 from cnnjax.models import choices
 from cnnjax.models.branches import Block, Branch, Layer, auxiliary_pool, scaled
 from cnnjax.models.entry import Entry
-from cnnjax.models.parts import ConvNorm, Parts, check_multiplier, parts, pooled_head
+from cnnjax.models.parts import ConvNorm, Parts, check_multiplier, parts, pooled_head, response_norm
 from cnnjax.nn import Dropout, initializer
-from cnnjax.ops.lrn import local_response_norm
 from cnnjax.ops.pool import adaptive_average_pool, ceil_padding, max_pool
 from cnnjax.typing import Images, Logits, UsageError, unknown
 
@@ -117,12 +116,14 @@ class GoogLeNet(nn.Module):
         has the same channels because the projection after its pooling stays.
       large_kernel: side of the kernels that are 5x5 in the paper, odd.
       lrn: local response normalisation after the first pooling and before the second.
+      lrn_size, lrn_alpha, lrn_beta, lrn_k: see ``models.choices``; BVLC's GoogLeNet
+        in Caffe has lrn_k=1 and lrn_alpha=2e-5.
       last_pool: side of the window of the last max pooling; 3 in the paper.
       auxiliary_pool: "windows" of 5x5 with stride 3, as in the paper, where the map has them, and then, wherever that
         is not 4x4, as "adaptive": to 4x4 whatever the map, as in torchvision.
       width_multiplier: of the channels of every layer but the heads' last, rounded to the nearest whole number, halves
         up.
-      activation, kernel_init, norm: see ``models.choices``.
+      activation, kernel_init, norm, norm_groups: see ``models.choices``.
       dtype: type of the arithmetic.
     """
 
@@ -133,12 +134,17 @@ class GoogLeNet(nn.Module):
     reduction: bool = True
     large_kernel: int = 5
     lrn: bool = True
+    lrn_size: int = choices.added(5)
+    lrn_alpha: float = choices.added(1e-4)
+    lrn_beta: float = choices.added(0.75)
+    lrn_k: float = choices.added(2.0)
     last_pool: int = 3
     auxiliary_pool: str = "windows"
     width_multiplier: float = 1.0
     activation: str = "relu"
     kernel_init: str = "he"
     norm: str = "none"
+    norm_groups: int = choices.added(0)
     dtype: Any = jnp.float32
 
     def __post_init__(self):
@@ -213,7 +219,7 @@ class GoogLeNet(nn.Module):
 
     def _stem(self, factories, x, train):
         """192 channels, on maps of the images' sides or an eighth of them."""
-        normalize = local_response_norm if self.lrn else lambda x: x
+        normalize = response_norm(self)
         layer = partial(ConvNorm, parts=factories)
         narrow, wide = scaled(64, self.width_multiplier), scaled(192, self.width_multiplier)
         if self.stem == "small":

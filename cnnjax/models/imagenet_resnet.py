@@ -18,6 +18,7 @@ from cnnjax.models.entry import Entry
 from cnnjax.models.parts import ConvNorm, Parts, check_positive, parts, pooled_head
 from cnnjax.models.resnet import padded_identity, repeat, sow_response, stack_blocks, unstack_blocks
 from cnnjax.models.stages import stage_prefixes
+from cnnjax.nn.norm import EPSILON
 from cnnjax.ops.conv import Pair
 from cnnjax.ops.pool import max_pool
 from cnnjax.typing import Images, Logits, UsageError, unknown
@@ -103,7 +104,7 @@ class ResNet(nn.Module):
       width_per_group: channels of each group in the first stage, where width is 64; other stages and widths
         have them in proportion.
       num_classes: length of the logits.
-      activation, kernel_init, norm: see ``models.choices``.
+      activation, kernel_init, norm, norm_groups, epsilon: see ``models.choices``.
       dtype: type of the arithmetic.
     """
 
@@ -119,6 +120,8 @@ class ResNet(nn.Module):
     activation: str = "relu"
     kernel_init: str = "he"
     norm: str = "batch"
+    norm_groups: int = choices.added(0)
+    epsilon: float = choices.added(EPSILON)
     dtype: Any = jnp.float32
 
     def __post_init__(self):
@@ -147,7 +150,7 @@ class ResNet(nn.Module):
         self, images: Images, train: bool = False, dropout_rate: float | Float[Array, ""] = 0.0
     ) -> tuple[Logits, dict[str, Any]]:
         """Images (N, H, W, C) to logits (N, num_classes); dropout before the head."""
-        made = parts(self)
+        made = parts(self, epsilon=self.epsilon)
         kernel, strides = ((7, 7), (2, 2)) if self.stem == "imagenet" else ((3, 3), (1, 1))
         x = ConvNorm(self.width, kernel, made, strides, act=False, name="stem")(images, train)
         sow_response(self, "stem", x)

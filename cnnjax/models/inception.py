@@ -167,7 +167,7 @@ class InceptionV3(nn.Module):
         adaptive average pooling.
       width_multiplier: of the channels of every layer but the heads' last, rounded to the nearest whole number, halves
         up.
-      activation, kernel_init, norm: see ``models.choices``.
+      activation, kernel_init, norm, norm_groups: see ``models.choices``.
       dtype: type of the arithmetic.
     """
 
@@ -177,6 +177,7 @@ class InceptionV3(nn.Module):
     activation: str = "relu"
     kernel_init: str = "he"
     norm: str = "batch"
+    norm_groups: int = choices.added(0)
     dtype: Any = jnp.float32
 
     min_size = 75  # what is not padded and halves the sides must leave a pixel for the last stage

@@ -1,6 +1,5 @@
 """LeNet-5 (LeCun, Bottou, Bengio and Haffner 1998; S4:368-374): as it is built today, and as printed."""
 
-import math
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,8 @@ from jaxtyping import Array, Float
 from cnnjax.models import choices
 from cnnjax.models.entry import Entry
 from cnnjax.models.flattened import check_dense, dense_stages, flattened_head
-from cnnjax.nn import Conv, Dropout, activation, initializer, norm_layer
+from cnnjax.models.parts import norm_of
+from cnnjax.nn import Conv, Dropout, activation, initializer
 from cnnjax.ops.conv import conv
 from cnnjax.ops.pool import average_pool
 from cnnjax.typing import Images, Logits, UsageError
@@ -53,8 +53,8 @@ class LeNet5(nn.Module):
       num_classes: length of the logits.
       padding: of the convolutions; "VALID" as in the paper needs images of at least 16x16, "SAME" 4x4.
       activation, kernel_init: see ``models.choices``; tanh, as the lectures have it.
-      norm: of each convolution before its activation, in place of its bias. "group" has eight groups,
-        or as many of them as divide the maps.
+      norm: of each convolution before its activation, in place of its bias.
+      norm_groups: see ``models.choices``.
       dropout_at: "dense", or "all": also after both poolings.
       map_size: side of the map that the dense layers read, to which others are averaged: 5 in the paper. 0 is
         whatever the images leave, so that the weights fit images of one size only.
@@ -66,6 +66,7 @@ class LeNet5(nn.Module):
     activation: str = "tanh"
     kernel_init: str = "xavier"
     norm: str = "none"
+    norm_groups: int = choices.added(0)
     dropout_at: str = "dense"
     map_size: int = 0
     dtype: Any = jnp.float32
@@ -109,7 +110,7 @@ class LeNet5(nn.Module):
         x = layer(maps, (5, 5), name=f"conv{index}")(x)
         if bare:
             return x
-        return norm_layer(self.norm, self.dtype, groups=math.gcd(8, maps))(name=f"norm{index}")(x, train)
+        return norm_of(self, maps)(name=f"norm{index}")(x, train)
 
 
 def scaled_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:

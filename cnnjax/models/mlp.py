@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 
 from cnnjax.models import choices
 from cnnjax.models.entry import Entry
-from cnnjax.nn import Dropout, activation, initializer, norm_layer
+from cnnjax.models.parts import norm_of
+from cnnjax.nn import Dropout, activation, initializer
 from cnnjax.typing import Images, Logits, UsageError
 
 
@@ -23,8 +24,8 @@ class MLP(nn.Module):
       hidden: units of each hidden layer.
       num_classes: length of the logits.
       activation, head_activation, kernel_init, dropout_at: see ``models.choices``; all hidden layers are dense.
-      norm: of each hidden layer before its activation, in place of its bias; not "instance". "group" has
-        eight groups, or as many of them as divide the units.
+      norm: of each hidden layer before its activation, in place of its bias; not "instance".
+      norm_groups: see ``models.choices``.
       dtype: type of the arithmetic.
     """
 
@@ -34,6 +35,7 @@ class MLP(nn.Module):
     head_activation: str = "identity"
     kernel_init: str = "he"
     norm: str = "none"
+    norm_groups: int = choices.added(0)
     dropout_at: str = "dense"
     dtype: Any = jnp.float32
 
@@ -45,8 +47,12 @@ class MLP(nn.Module):
         choices.check(self)
         if self.norm == "instance":
             raise UsageError("norm=instance averages over pixels, which dense layers lack. Use batch, group or layer.")
-        if self.norm == "group" and any(8 % units == 0 for units in self.hidden):
-            raise UsageError(f"norm=group makes groups of single units of hidden={self.hidden}: use more than eight.")
+        if self.norm == "group" and any((self.norm_groups or math.gcd(8, units)) == units for units in self.hidden):
+            groups = f" with norm_groups={self.norm_groups}" if self.norm_groups else ""
+            raise UsageError(
+                f"norm=group{groups} makes groups of single units of hidden={self.hidden}: use more than "
+                f"{self.norm_groups or 'eight'}."
+            )
         super().__post_init__()
 
     @property
@@ -68,7 +74,7 @@ class MLP(nn.Module):
         for index, units in enumerate(self.hidden, start=1):
             x = dense(units, use_bias=self.norm == "none", name=f"dense{index}")(x)
             if self.norm != "none":
-                x = norm_layer(self.norm, self.dtype, groups=math.gcd(8, units))(name=f"norm{index}")(x, train)
+                x = norm_of(self, units)(name=f"norm{index}")(x, train)
             x = features = endpoints[f"hidden{index}"] = activation(self.activation)(x)
             x = Dropout()(x, dropout_rate, train)
         endpoints["features"] = features

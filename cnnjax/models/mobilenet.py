@@ -16,9 +16,18 @@ from jaxtyping import Array, Float
 
 from cnnjax.models import choices
 from cnnjax.models.entry import Entry
-from cnnjax.models.parts import ConvNorm, Parts, check_multiplier, parts, pooled_head
+from cnnjax.models.parts import (
+    PADDINGS,
+    ConvNorm,
+    Parts,
+    check_multiplier,
+    check_padding,
+    parts,
+    pooled_head,
+)
 from cnnjax.models.stages import stage_prefixes
 from cnnjax.nn import Dropout
+from cnnjax.nn.norm import EPSILON
 from cnnjax.typing import Images, Logits, UsageError
 
 # Version 1: channels and number of convolutions of each stage. All stages but the first begin with stride 2.
@@ -40,18 +49,21 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
 class SeparableConv(nn.Module):
     """A depthwise 3x3 convolution, then a 1x1 convolution, each with normalisation and activation.
 
-    Children ``depthwise`` and ``pointwise``.
+    Children ``depthwise`` and ``pointwise``; ``padding``, of the first, is as in ``parts.ConvNorm``.
     """
 
     features: int
     strides: tuple[int, int]
     parts: Parts
+    padding: str | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 o"]:
         """Activations (N, H, W, C) to (N, H / stride, W / stride, features), rounded up."""
         channels = x.shape[-1]
-        x = ConvNorm(channels, (3, 3), self.parts, self.strides, groups=channels, name="depthwise")(x, train)
+        x = ConvNorm(
+            channels, (3, 3), self.parts, self.strides, groups=channels, padding=self.padding, name="depthwise"
+        )(x, train)
         return ConvNorm(self.features, (1, 1), self.parts, name="pointwise")(x, train)
 
 
@@ -119,7 +131,8 @@ class InvertedResidual(nn.Module):
 class MobileNetV1(nn.Module):
     """A 3x3 convolution of stride 2, stages of depthwise-separable convolutions, average pooling, a dense layer.
 
-    As timm's ``mobilenetv1_100``, whose weights load: padding of half the kernel, relu6, epsilon 1e-5.
+    As timm's ``mobilenetv1_100``, whose weights load: padding of half the kernel, relu6, epsilon 1e-5. The authors'
+    network in TensorFlow, and Keras's, have padding="SAME" and epsilon=1e-3.
 
     Endpoints: ``stem``, ``stage1`` ... ``stage5``, ``features``, ``logits_map``.
 
@@ -128,18 +141,24 @@ class MobileNetV1(nn.Module):
         resolution multiplier is the images' size.
       separable: False puts a full 3x3 convolution in place of every separable one (the paper, table 4).
       stages: (channels, convolutions) of each stage.
+      padding: of the 3x3 convolutions, "half" the kernel on all sides, as in PyTorch; or "SAME" as in TensorFlow, which
+        at stride 2 pads an even side by (0, 1).
+      epsilon: of batch normalisation, and of the others.
       num_classes: length of the logits.
-      activation, kernel_init, norm: see ``models.choices``.
+      activation, kernel_init, norm, norm_groups: see ``models.choices``.
       dtype: type of the arithmetic.
     """
 
     width_multiplier: float = 1.0
     separable: bool = True
     stages: tuple[tuple[int, int], ...] = SEPARABLE
+    padding: str = choices.added("half")
+    epsilon: float = choices.added(EPSILON)
     num_classes: int = 1000
     activation: str = "relu6"
     kernel_init: str = "he_fan_out"
     norm: str = "batch"
+    norm_groups: int = choices.added(0)
     dtype: Any = jnp.float32
 
     def __post_init__(self):
@@ -161,17 +180,18 @@ class MobileNetV1(nn.Module):
         self, images: Images, train: bool = False, dropout_rate: float | Float[Array, ""] = 0.0
     ) -> tuple[Logits, dict[str, Any]]:
         """Images (N, H, W, C) to logits (N, num_classes); dropout before the head."""
-        made = parts(self)
-        x = ConvNorm(make_divisible(STEM * self.width_multiplier), (3, 3), made, (2, 2), name="stem")(images, train)
+        made, padding = parts(self, epsilon=self.epsilon), PADDINGS[self.padding]
+        stem = make_divisible(STEM * self.width_multiplier)
+        x = ConvNorm(stem, (3, 3), made, (2, 2), padding=padding, name="stem")(images, train)
         endpoints = {"stem": x}
         for stage, (channels, count) in enumerate(self.stages, start=1):
             features = make_divisible(channels * self.width_multiplier)
             for index in range(count):
                 strides, name = (2, 2) if stage > 1 and index == 0 else (1, 1), f"stage{stage}_{index}"
                 if self.separable:
-                    x = SeparableConv(features, strides, made, name=name)(x, train)
+                    x = SeparableConv(features, strides, made, padding, name=name)(x, train)
                 else:
-                    x = ConvNorm(features, (3, 3), made, strides, name=name)(x, train)
+                    x = ConvNorm(features, (3, 3), made, strides, padding=padding, name=name)(x, train)
             endpoints[f"stage{stage}"] = x
         return pooled_head(self, x, endpoints, train, dropout_rate), endpoints
 
@@ -180,7 +200,7 @@ class MobileNetV2(nn.Module):
     """A 3x3 convolution of stride 2, stages of inverted residual blocks, a 1x1 convolution, and the head.
 
     As torchvision's ``mobilenet_v2`` and timm's ``mobilenetv2_100``, whose weights load: padding of half the
-    kernel, epsilon 1e-5.
+    kernel, epsilon 1e-5. The authors' network in TensorFlow, and Keras's, have padding="SAME" and epsilon=1e-3.
 
     Endpoints: ``stem``, ``stage1`` ... ``stage7``, ``stage8`` (the last 1x1 convolution), ``features``,
     ``logits_map``.
@@ -189,17 +209,23 @@ class MobileNetV2(nn.Module):
       width_multiplier: of all channels, which are rounded to multiples of 8; but the last 1x1 convolution never
         has fewer than 1280.
       stages: (expansion, channels, blocks, stride of the first block) of each stage.
+      padding: of the 3x3 convolutions, "half" the kernel on all sides, as in PyTorch; or "SAME" as in TensorFlow, which
+        at stride 2 pads an even side by (0, 1).
+      epsilon: of batch normalisation, and of the others.
       num_classes: length of the logits.
-      activation, kernel_init, norm: see ``models.choices``.
+      activation, kernel_init, norm, norm_groups: see ``models.choices``.
       dtype: type of the arithmetic.
     """
 
     width_multiplier: float = 1.0
     stages: tuple[tuple[int, int, int, int], ...] = INVERTED
+    padding: str = choices.added("half")
+    epsilon: float = choices.added(EPSILON)
     num_classes: int = 1000
     activation: str = "relu6"
     kernel_init: str = "he_fan_out"
     norm: str = "batch"
+    norm_groups: int = choices.added(0)
     dtype: Any = jnp.float32
 
     def __post_init__(self):
@@ -221,14 +247,16 @@ class MobileNetV2(nn.Module):
         self, images: Images, train: bool = False, dropout_rate: float | Float[Array, ""] = 0.0
     ) -> tuple[Logits, dict[str, Any]]:
         """Images (N, H, W, C) to logits (N, num_classes); dropout before the head."""
-        made = parts(self)
-        x = ConvNorm(make_divisible(STEM * self.width_multiplier), (3, 3), made, (2, 2), name="stem")(images, train)
+        made, padding = parts(self, epsilon=self.epsilon), PADDINGS[self.padding]
+        stem = make_divisible(STEM * self.width_multiplier)
+        x = ConvNorm(stem, (3, 3), made, (2, 2), padding=padding, name="stem")(images, train)
         endpoints = {"stem": x}
         for stage, (expansion, channels, count, stride) in enumerate(self.stages, start=1):
             features = make_divisible(channels * self.width_multiplier)
             for index in range(count):
                 strides = (stride, stride) if index == 0 else (1, 1)
-                block = InvertedResidual(features, expansion, (3, 3), strides, made, name=f"stage{stage}_{index}")
+                name = f"stage{stage}_{index}"
+                block = InvertedResidual(features, expansion, (3, 3), strides, made, padding, name=name)
                 x = block(x, train)
             endpoints[f"stage{stage}"] = x
         last = make_divisible(LAST * max(1.0, self.width_multiplier))
@@ -239,6 +267,7 @@ class MobileNetV2(nn.Module):
 
 def _check(model, channels):
     choices.check(model)
+    check_padding(model.padding)
     for numbers in model.stages:
         if min(numbers) < 1:
             raise UsageError(f"stages must hold positive whole numbers, not {numbers}.")

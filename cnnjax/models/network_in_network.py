@@ -37,7 +37,7 @@ class NetworkInNetwork(nn.Module):
     Attributes:
       stages: of each, the side of its first kernel and the channels of its convolutions, all but the first 1x1.
       num_classes: length of the logits.
-      activation, kernel_init, norm: see ``models.choices``.
+      activation, kernel_init, norm, norm_groups: see ``models.choices``.
       head_activation: of the head at every pixel, before the average; ReLU in Caffe.
       dtype: type of the arithmetic.
     """
@@ -48,6 +48,7 @@ class NetworkInNetwork(nn.Module):
     head_activation: str = "relu"
     kernel_init: str = "he"
     norm: str = "none"
+    norm_groups: int = choices.added(0)
     dtype: Any = jnp.float32
 
     def __post_init__(self):

@@ -9,8 +9,13 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from cnnjax.nn import Conv, Dropout, activation, initializer, norm_layer
+from cnnjax.nn.norm import EPSILON
 from cnnjax.ops.conv import Padding, Pair
-from cnnjax.typing import Logits, UsageError
+from cnnjax.ops.lrn import local_response_norm
+from cnnjax.typing import Logits, UsageError, unknown
+
+# A network's field ``padding``, as ``ConvNorm`` takes it.
+PADDINGS = {"half": None, "SAME": "SAME"}
 
 
 class Parts(NamedTuple):
@@ -27,7 +32,7 @@ class Parts(NamedTuple):
     act: Callable[..., Array]
 
 
-def parts(model: nn.Module, epsilon: float = 1e-5, momentum: float = 0.9, conv_bias: bool = False) -> Parts:
+def parts(model: nn.Module, epsilon: float = EPSILON, momentum: float = 0.9, conv_bias: bool = False) -> Parts:
     """The factories that the shared fields of a network ask for (see ``models.choices``).
 
     The running variance is the unbiased one, as in the reference implementations. ``conv_bias`` gives every
@@ -35,16 +40,29 @@ def parts(model: nn.Module, epsilon: float = 1e-5, momentum: float = 0.9, conv_b
     """
     fields = vars(model)
     dtype, init = fields["dtype"], initializer(fields["kernel_init"])
-
-    def norm(channels: int) -> Callable[..., nn.Module]:
-        groups = math.gcd(8, channels)  # "group": eight, or as many of them as divide the channels
-        return norm_layer(fields["norm"], dtype, groups, epsilon=epsilon, momentum=momentum, unbiased=True)
-
     return Parts(
         conv=partial(Conv, use_bias=conv_bias, kernel_init=init, dtype=dtype),
-        norm=norm,
+        norm=partial(norm_of, model, epsilon=epsilon, momentum=momentum, unbiased=True),
         act=activation(fields["activation"]),
     )
+
+
+def norm_of(
+    model: nn.Module, channels: int, *, epsilon: float = EPSILON, momentum: float = 0.9, unbiased: bool = False
+) -> Callable[..., nn.Module]:
+    """The constructor of the normalisation of ``channels`` that a network's fields ask for; see ``nn.norm_layer``."""
+    fields = vars(model)
+    groups = fields.get("norm_groups") or math.gcd(8, channels)
+    return norm_layer(fields["norm"], fields["dtype"], groups, epsilon=epsilon, momentum=momentum, unbiased=unbiased)
+
+
+def response_norm(model: nn.Module) -> Callable[[Float[Array, "n h w c"]], Float[Array, "n h w c"]]:
+    """The local response normalisation that a network's fields ask for, where ``lrn`` does; else the identity."""
+    fields = vars(model)
+    if not fields["lrn"]:
+        return lambda x: x
+    names = ("size", "alpha", "beta", "k")
+    return partial(local_response_norm, **{name: fields[f"lrn_{name}"] for name in names})
 
 
 class ConvNorm(nn.Module):
@@ -108,6 +126,16 @@ def check_positive(**values: int) -> None:
     for name, value in values.items():
         if not isinstance(value, int) or value < 1:
             raise UsageError(f"{name} must be a positive whole number, not {value!r}.")
+
+
+def check_padding(name: str) -> None:
+    """Refuses what is not one of ``PADDINGS``.
+
+    Raises:
+      UsageError: naming the choices.
+    """
+    if name not in PADDINGS:
+        raise unknown("padding", name, PADDINGS)
 
 
 def check_multiplier(name: str, value: float, smallest: int = 1) -> None:

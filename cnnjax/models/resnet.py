@@ -17,8 +17,9 @@ from jaxtyping import Array, Float
 
 from cnnjax.models import choices
 from cnnjax.models.entry import Entry
+from cnnjax.models.parts import norm_of
 from cnnjax.models.stages import stage_prefixes
-from cnnjax.nn import Conv, Dropout, activation, initializer, norm_layer
+from cnnjax.nn import Conv, Dropout, activation, initializer
 from cnnjax.typing import Images, Logits, UsageError
 
 DEPTHS = (8, 14, 20, 32, 44, 56, 110, 1202)  # from 20 the paper's; any 6n + 2 can be built
@@ -85,7 +86,7 @@ class CifarResNet(nn.Module):
       shortcut: "none" (plain), "A" (zero-padded identity) or "B" (projection).
       num_classes: length of the logits.
       width: channels of the first stage; 16 in the paper.
-      activation, kernel_init, norm: see ``models.choices``.
+      activation, kernel_init, norm, norm_groups: see ``models.choices``.
       dropout_at: "dense" (before the head), or "all": also between the two convolutions of every block.
       unbiased_variance: the running variance of batch norm is the unbiased one, as in PyTorch; the biased one, as in
         TensorFlow and Flax, is less by the factor (n - 1) / n, where n numbers of a channel are normalised together.
@@ -99,8 +100,9 @@ class CifarResNet(nn.Module):
     activation: str = "relu"
     kernel_init: str = "he"
     norm: str = "batch"
+    norm_groups: int = choices.added(0)
     dropout_at: str = "dense"
-    unbiased_variance: bool = True
+    unbiased_variance: bool = choices.added(True)
     dtype: Any = jnp.float32
 
     min_size = 4  # two strides of 2 must leave a pixel for every stage
@@ -122,12 +124,15 @@ class CifarResNet(nn.Module):
         """Images (N, H, W, C) to logits (N, num_classes); dropout before the head."""
         init, act = initializer(self.kernel_init), activation(self.activation)
         conv = partial(Conv, use_bias=False, kernel_init=init, dtype=self.dtype)
-        norm = norm_layer(self.norm, self.dtype, groups=min(8, self.width), unbiased=self.unbiased_variance)
-        block = partial(Block, shortcut=self.shortcut, conv=conv, norm=norm, act=act)
+        norm = partial(norm_of, self, unbiased=self.unbiased_variance)
+
+        def block(features, strides, name):
+            return Block(features, strides, self.shortcut, conv, norm(features), act, name=name)
+
         inner_rate = dropout_rate if self.dropout_at == "all" else 0.0
 
         x = conv(self.width, (3, 3), name="stem")(images)
-        x = norm(name="stem_norm")(x, train)
+        x = norm(self.width)(name="stem_norm")(x, train)
         sow_response(self, "stem", x)
         endpoints = {"stem": act(x)}
         x = endpoints["stem"]

@@ -19,8 +19,8 @@ from jaxtyping import Array, Float
 from cnnjax.models import choices
 from cnnjax.models.entry import Entry
 from cnnjax.models.flattened import check_dense, dense_stages, flattened_head
-from cnnjax.nn import Conv, Dropout, activation, initializer, norm_layer
-from cnnjax.ops.lrn import local_response_norm
+from cnnjax.models.parts import norm_of, response_norm
+from cnnjax.nn import Conv, Dropout, activation, initializer
 from cnnjax.ops.pool import average_pool, blur_pool, max_pool
 from cnnjax.typing import Images, Logits, UsageError
 
@@ -50,11 +50,14 @@ class VGG(nn.Module):
       num_classes: length of the logits.
       kernel_size, pool, activation, head_activation, kernel_init: see ``models.choices``.
       norm: one of ``nn.NORMS``; "none" as in the paper.
+      norm_groups: see ``models.choices``.
       dropout_at: "dense", or "all": also after the pooling of every stage.
       map_size: side of the map before the dense layers, 7 in the paper, to which others are averaged; 0 is
         whatever the images leave.
       pointwise_from: from this stage on the last convolution is 1x1 (configuration C: 3); 0 is none.
       lrn: local response normalisation after the first activation (configuration A-LRN).
+      lrn_size, lrn_alpha, lrn_beta, lrn_k: see ``models.choices``; those of Krizhevsky et al. 2012,
+        as the paper says.
       conv_bias: convolutions have biases beside their normalisation's.
       unbiased_variance: the running variance of batch norm is the unbiased one.
       dtype: type of the arithmetic.
@@ -69,10 +72,15 @@ class VGG(nn.Module):
     head_activation: str = "identity"
     kernel_init: str = "he"
     norm: str = "none"
+    norm_groups: int = choices.added(0)
     dropout_at: str = "dense"
     map_size: int = 0
     pointwise_from: int = 0
     lrn: bool = False
+    lrn_size: int = choices.added(5)
+    lrn_alpha: float = choices.added(1e-4)
+    lrn_beta: float = choices.added(0.75)
+    lrn_k: float = choices.added(2.0)
     conv_bias: bool = False
     unbiased_variance: bool = False
     dtype: Any = jnp.float32
@@ -123,10 +131,10 @@ class VGG(nn.Module):
         side = 1 if last and 0 < self.pointwise_from <= stage else self.kernel_size
         strides = (2, 2) if last and self.pool == "stride" else (1, 1)
         layer = partial(Conv, use_bias=self.conv_bias, kernel_init=initializer(self.kernel_init), dtype=self.dtype)
-        norm = norm_layer(self.norm, self.dtype, unbiased=self.unbiased_variance)
+        norm = norm_of(self, features, unbiased=self.unbiased_variance)
         x = layer(features, (side, side), strides=strides, name=f"conv{stage}_{index}")(x)
         x = activation(self.activation)(norm(name=f"norm{stage}_{index}")(x, train))
-        return local_response_norm(x) if self.lrn and (stage, index) == (1, 1) else x
+        return response_norm(self)(x) if (stage, index) == (1, 1) else x
 
 
 def _is_stage(stage):

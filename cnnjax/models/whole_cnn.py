@@ -35,6 +35,7 @@ class WholeCNN(nn.Module):
       num_classes: length of the logits.
       kernel_size, activation, kernel_init: see ``models.choices``.
       norm: of each convolution before its activation; "none" is a bias.
+      norm_groups: see ``models.choices``.
       dtype: type of the arithmetic.
     """
 
@@ -46,6 +47,7 @@ class WholeCNN(nn.Module):
     activation: str = "relu"
     kernel_init: str = "he"
     norm: str = "none"
+    norm_groups: int = choices.added(0)
     dtype: Any = jnp.float32
 
     def __post_init__(self):

@@ -208,7 +208,11 @@ class GroupNorm(nn.Module):
         channels = x.shape[-1]
         groups = self.groups or channels
         if channels % groups:
-            raise UsageError(f"{groups} groups do not divide {channels} channels. Choose a divisor.")
+            divisors = ", ".join(str(number) for number in range(1, channels + 1) if channels % number == 0)
+            raise UsageError(
+                f"{'/'.join(self.path) or 'The layer'}: {groups} groups do not divide {channels} channels. "
+                f"Use one of {divisors}."
+            )
         return GroupStandardization(groups, self.epsilon, self.dtype, name="group")(x)
 
 

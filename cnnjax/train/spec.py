@@ -288,7 +288,11 @@ def to_json(value: Any) -> Any:
     if type(value) in PLAIN:
         return value
     if isinstance(value, nn.Module):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in ("parent", "name")}
+        fields = {
+            field.name: getattr(value, field.name)
+            for field, silent in _fields(type(value))
+            if field.name not in ("parent", "name") and not (silent and _is_default(value, field))
+        }
         return {"module": f"{_home(type(value))}:{type(value).__qualname__}", **to_json(fields)}
     if isinstance(value, Spec) and value.weights:
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}

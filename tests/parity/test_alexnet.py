@@ -1,6 +1,11 @@
 """Against torchvision; see ``tests.parity.reference``. ``tests/golden`` holds its logits in evaluation."""
 
+import pytest
+
 from cnnjax import models
+
+# k, and alpha as PyTorch and Caffe have it, which divide it by the window: the paper's, and CaffeNet's
+RESPONSE_NORMS = {(2.0, 5e-4): {}, (1.0, 1e-4): {"lrn_k": 1.0, "lrn_alpha": 2e-5}}
 
 
 def test_training(check_training):
@@ -16,7 +21,8 @@ def test_keys_and_shapes(check_shapes):
     check_shapes("alexnet_one_column", "torchvision", called="alexnet")
 
 
-def test_the_network_of_2012(torch, reference, check_evaluation):
+@pytest.mark.parametrize("constants", RESPONSE_NORMS)
+def test_the_network_of_2012(constants, torch, reference, check_evaluation):
     """Torchvision's network with the paper's channels, groups and local response normalisation."""
     nn, module, reads = torch.nn, reference("alexnet_one_column"), 3
     convolutions = zip(
@@ -26,6 +32,8 @@ def test_the_network_of_2012(torch, reference, check_evaluation):
         stride, padding = (4, 0) if at == 0 else (1, side // 2)
         module.features[at] = nn.Conv2d(reads, features, side, stride, padding, groups=groups)
         reads = features
-    for at in (1, 4):  # after the activation; PyTorch divides alpha by the window
-        module.features[at] = nn.Sequential(nn.ReLU(), nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0))
-    check_evaluation("alexnet", reference={"called": module, "size": 99, "dense": (48, 40)})
+    k, alpha = constants
+    for at in (1, 4):  # after the activation
+        module.features[at] = nn.Sequential(nn.ReLU(), nn.LocalResponseNorm(5, alpha=alpha, beta=0.75, k=k))
+    fields = RESPONSE_NORMS[constants]
+    check_evaluation("alexnet", reference={"called": module, "size": 99, "dense": (48, 40)}, **fields)

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from cnnjax import models, weights
 from cnnjax.models.googlenet import AuxiliaryHead
@@ -10,6 +11,7 @@ from cnnjax.nn import initializer
 from tests.fixtures.networks import jit
 from tests.parity import seeded
 from tests.parity.reference import TOLERANCE, state_dict
+from tests.parity.test_alexnet import RESPONSE_NORMS
 
 AUXILIARY = {"init_weights": False, "aux_logits": True, "transform_input": False}
 
@@ -41,7 +43,8 @@ def test_a_file_with_auxiliary_heads_fits_a_network_without(reference):
     assert set(with_heads["params"]) - set(variables["params"]) == {"auxiliary1", "auxiliary2"}
 
 
-def test_the_papers_network(torch, check_evaluation):
+@pytest.mark.parametrize("constants", RESPONSE_NORMS)
+def test_the_papers_network(constants, torch, check_evaluation):
     """Table 1 from torchvision's network: other blocks, and local response normalisation where the paper has it."""
     from torchvision.models import GoogLeNet
 
@@ -71,8 +74,9 @@ def test_the_papers_network(torch, check_evaluation):
             return torch.cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x)], 1)
 
     module = GoogLeNet(10, False, init_weights=False, blocks=[Conv, Inception, nn.Identity])
-    normalize = nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)  # PyTorch divides alpha by the window
+    k, alpha = constants
+    normalize = nn.LocalResponseNorm(5, alpha=alpha, beta=0.75, k=k)
     for layer in (module.maxpool1, module.conv3):
         layer.register_forward_hook(lambda _, __, out: normalize(out))
     module.maxpool4 = nn.MaxPool2d(3, 2, ceil_mode=True)
-    check_evaluation("googlenet", reference={"called": module, "size": 63})
+    check_evaluation("googlenet", reference={"called": module, "size": 63}, **RESPONSE_NORMS[constants])

@@ -1,0 +1,71 @@
+"""Fields that networks share: what they do in each, and which values are refused."""
+
+import dataclasses
+
+import flax.linen as nn
+import pytest
+
+from cnnjax import models
+from cnnjax.models.encoder_decoder import EncoderDecoder
+from cnnjax.nn.norm import GroupNorm
+from cnnjax.train.spec import to_json
+from cnnjax.typing import UsageError
+
+# One network of each class that has a field ``norm``: the first, for the later ones are larger.
+NETWORKS = {EncoderDecoder: EncoderDecoder()}
+for entry in models.MODELS.values():
+    model = entry.build()
+    if hasattr(model, "norm"):
+        NETWORKS.setdefault(type(model), model)
+
+
+def traced(model):
+    size = getattr(model, "min_size", 1)
+    return models.parameter_shapes(model, (size, size, 3))
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=[network.__name__ for network in NETWORKS])
+def test_every_network_takes_a_number_of_groups_and_says_which_it_could_have(network):
+    groups = set()
+
+    def listen(call, args, kwargs, context):
+        if isinstance(context.module, GroupNorm):
+            groups.add(context.module.groups)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(listen):
+        traced(network.clone(norm="group", norm_groups=2))
+    assert groups == {2}
+    with pytest.raises(UsageError, match=r"\w+: 7 groups do not divide its \d+ channels. Use one of 1, 2"):
+        traced(network.clone(norm="group", norm_groups=7))
+    with pytest.raises(UsageError, match="norm_groups=2 has no effect, for norm=batch"):
+        network.clone(norm="batch", norm_groups=2)
+    with pytest.raises(UsageError, match="norm_groups must be a number of groups, or 0"):
+        network.clone(norm="group", norm_groups=-1)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("googlenet", {"lrn_size": 4}, "lrn_size must be odd and at least 1, not 4"),
+        ("alexnet", {"lrn_k": 0.0}, "lrn_k must be a positive number, not 0.0"),
+        ("alexnet", {"lrn_alpha": -1.0}, "lrn_alpha must be a number of at least 0, not -1.0"),
+        ("vgg11_lrn", {"lrn_beta": float("nan")}, "lrn_beta must be a number of at least 0, not nan"),
+        ("alexnet_one_column", {"lrn_k": 1.0}, "lrn_k=1.0 has no effect, for lrn=False. Set lrn=True"),
+        ("vgg11", {"lrn_size": 3}, "lrn_size=3 has no effect"),
+        ("mobilenet_v1", {"padding": "VALID"}, "Unknown padding 'VALID'.* Choices: SAME, half"),
+        ("mobilenet_v2", {"epsilon": 0.0}, "epsilon must be a positive number, not 0.0"),
+        ("resnet50", {"epsilon": float("inf")}, "epsilon must be a positive number, not inf"),
+    ],
+)
+def test_a_bad_constant_is_refused(name, fields, message):
+    with pytest.raises(UsageError, match=message):
+        models.create(name, **fields)
+
+
+def test_fields_that_came_later_leave_the_names_of_runs_as_they_were():
+    network = EncoderDecoder(norm="group")
+    assert set(to_json(network)) == {"module"} | {
+        field.name for field in dataclasses.fields(network) if field.name not in ("parent", "name", "norm_groups")
+    }
+    assert to_json(network.clone(norm_groups=2))["norm_groups"] == 2
