@@ -75,6 +75,8 @@ def check(model: nn.Module) -> None:
             f"num_classes must be a positive whole number, or 0 for a network without a head, not "
             f"{fields['num_classes']}."
         )
+    if fields.get("num_classes", 1) == 0 and fields.get("auxiliary", False):
+        raise UsageError("auxiliary=True needs classes, and num_classes=0 is a network without heads. Leave one out.")
     _check_numbers(fields)
     for field in dataclasses.fields(model):  # type: ignore[arg-type]
         needed, value = NEEDS.get(field.name, ("", None))

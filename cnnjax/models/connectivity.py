@@ -73,6 +73,8 @@ class ConnectivityNet(nn.Module):
         for index, maps in enumerate(self.features, start=1):
             x = endpoints[f"layer{index}"] = activation(self.activation)(self._layer(f"layer{index}", x, maps))
         endpoints["features"] = x.reshape(x.shape[0], -1)
+        if self.num_classes == 0:
+            return endpoints["features"], endpoints
         x = Dropout()(endpoints["features"], dropout_rate, train)
         init = initializer(self.kernel_init)
         return nn.Dense(self.num_classes, kernel_init=init, dtype=self.dtype, name="head")(x), endpoints

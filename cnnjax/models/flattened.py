@@ -33,7 +33,8 @@ def flattened_head(
 
     Adds the endpoints ``dense1``, ... (N, units), after the activation; ``features`` (N, units of the last), which
     the head reads, before dropout; and ``logits_map`` (N, H', W', classes): the layers as convolutions, without
-    dropout and without padding, where the map is large enough, else the logits as a map of one pixel.
+    dropout and without padding, where the map is large enough, else the logits as a map of one pixel. Without classes
+    it returns the features, and there is no ``logits_map``.
 
     Args:
       model: its fields say the activations, the initialiser, the classes and the arithmetic.
@@ -52,7 +53,6 @@ def flattened_head(
     make = partial(nn.Dense, kernel_init=initializer(fields["kernel_init"]), dtype=fields["dtype"])
     start = nn.initializers.constant(initial_bias)
     hidden = [make(units, bias_init=start, name=f"dense{index}") for index, units in enumerate(dense, start=1)]
-    head = make(fields["num_classes"], name="head")
 
     size = (map_size, map_size) if map_size else x.shape[1:3]
     y = features = adaptive_average_pool(x, size).reshape(x.shape[0], -1)
@@ -65,6 +65,9 @@ def flattened_head(
     if drop_inputs and not hidden:
         y = Dropout()(y, dropout_rate, train)
     endpoints["features"] = features
+    if fields["num_classes"] == 0:
+        return features
+    head = make(fields["num_classes"], name="head")
     logits = last(head(y))
 
     if x.shape[1] < size[0] or x.shape[2] < size[1]:

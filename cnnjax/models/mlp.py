@@ -78,6 +78,8 @@ class MLP(nn.Module):
             x = features = endpoints[f"hidden{index}"] = activation(self.activation)(x)
             x = Dropout()(x, dropout_rate, train)
         endpoints["features"] = features
+        if self.num_classes == 0:
+            return features, endpoints
         return activation(self.head_activation)(dense(self.num_classes, name="head")(x)), endpoints
 
 

@@ -89,9 +89,11 @@ class NetworkInNetwork(nn.Module):
             endpoints[f"stage{stage}"] = x
             if stage < len(self.stages):
                 x = Dropout()(x, dropout_rate, train)
+        endpoints["features"] = x.mean((1, 2))
+        if self.num_classes == 0:
+            return endpoints["features"], endpoints
         init = initializer(self.kernel_init)
         head = nn.Dense(self.num_classes, kernel_init=init, dtype=self.dtype, name="head")
-        endpoints["features"] = x.mean((1, 2))
         endpoints["logits_map"] = activation(self.head_activation)(head(x))
         return endpoints["logits_map"].mean((1, 2)), endpoints
 

@@ -107,12 +107,14 @@ def pooled_head(
     """Global average, dropout, and the dense layer ``head``; call it inside the network's ``__call__``.
 
     Adds the endpoints ``features`` (N, C), which the head reads, and ``logits_map`` (N, H, W, classes): the head
-    at every pixel of the last map, whose average over pixels are the logits.
+    at every pixel of the last map, whose average over pixels are the logits. Without classes it returns the features.
     """
     fields = vars(model)
+    endpoints["features"] = x.mean((1, 2))
+    if fields["num_classes"] == 0:
+        return endpoints["features"]
     init = initializer(fields["kernel_init"])
     head = nn.Dense(fields["num_classes"], kernel_init=init, dtype=fields["dtype"], name="head")
-    endpoints["features"] = x.mean((1, 2))
     endpoints["logits_map"] = head(x)
     return head(Dropout()(endpoints["features"], dropout_rate, train))
 

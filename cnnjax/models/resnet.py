@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from cnnjax.models import choices
 from cnnjax.models.entry import Entry
-from cnnjax.models.parts import norm_of
+from cnnjax.models.parts import norm_of, pooled_head
 from cnnjax.models.stages import stage_prefixes
 from cnnjax.nn import Conv, Dropout, activation, initializer
 from cnnjax.typing import Images, Logits, UsageError
@@ -145,10 +145,7 @@ class CifarResNet(nn.Module):
                 rest = block(features, (1, 1), name=f"stage{stage}_rest")
                 x = repeat(rest, blocks - 1, x, train, inner_rate)
             endpoints[f"stage{stage}"] = x
-        head = nn.Dense(self.num_classes, kernel_init=init, dtype=self.dtype, name="head")
-        endpoints["features"] = x.mean((1, 2))
-        endpoints["logits_map"] = head(x)
-        return head(Dropout()(endpoints["features"], dropout_rate, train)), endpoints
+        return pooled_head(self, x, endpoints, train, dropout_rate), endpoints
 
     @property
     def parameter_stages(self) -> dict[str, tuple[str, ...]]:

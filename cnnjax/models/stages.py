@@ -15,8 +15,11 @@ HEAD = "head"
 
 
 def stages(model: nn.Module) -> dict[str, tuple[str, ...]] | None:
-    """``parameter_stages`` of a network, or None where it has none."""
-    return getattr(model, "parameter_stages", None)
+    """``parameter_stages`` of a network, without the head where it has no classes; None where it has none."""
+    known = getattr(model, "parameter_stages", None)
+    if known is None or vars(model).get("num_classes") != 0:
+        return known
+    return {stage: prefixes for stage, prefixes in known.items() if stage != HEAD}
 
 
 def stage_prefixes(count: int, stem: bool = True) -> dict[str, tuple[str, ...]]:

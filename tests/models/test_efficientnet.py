@@ -183,7 +183,7 @@ def test_stochastic_depth_draws_in_training_only_where_it_is_positive():
         ({"padding": "VALID"}, "Unknown padding 'VALID'.* Choices: SAME, half"),
         ({"stochastic_depth": 1.0}, "stochastic_depth=1.0 must be a probability of at least 0 and below 1"),
         ({"stochastic_depth": -0.1}, "stochastic_depth=-0.1 must be a probability"),
-        ({"num_classes": 0}, "num_classes must be a positive whole number, not 0"),
+        ({"num_classes": -1}, r"num_classes must be a positive whole number, .*, not -1"),
         ({"norm": "bach"}, "Unknown norm 'bach'. Did you mean 'batch'"),
     ],
 )

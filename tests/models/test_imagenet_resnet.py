@@ -335,7 +335,7 @@ def test_every_convolution_of_the_stem_and_the_branches_stores_its_response():
         ("resnet18", {"width": 0}, "width must be a positive whole number, not 0"),
         ("resnet50", {"groups": 0}, "groups must be a positive whole number, not 0"),
         ("resnet50", {"width_per_group": -4}, "width_per_group must be a positive whole number, not -4"),
-        ("resnet18", {"num_classes": 0}, "num_classes must be a positive whole number, not 0"),
+        ("resnet18", {"num_classes": -1}, r"num_classes must be a positive whole number, .*, not -1"),
         ("resnet18", {"groups": 2}, "groups=2 and width_per_group=64 are of bottlenecks, and block=basic has none"),
         (
             "resnext50_32x4d",

@@ -211,7 +211,7 @@ def filled_block(block, x):
         ({"width_multiplier": math.nan}, "width_multiplier must be a positive number, not nan"),
         ({"width_multiplier": math.inf}, "width_multiplier must be a positive number, not inf"),
         ({"width_multiplier": 0.03}, "width_multiplier=0.03 leaves zero of the .* channels .* Use at least 0.0"),
-        ({"num_classes": 0}, "num_classes must be a positive whole number, not 0"),
+        ({"num_classes": -1}, r"num_classes must be a positive whole number, .*, not -1"),
         ({"activation": "relu7"}, "Unknown activation 'relu7'. Did you mean 'relu'"),
     ],
 )

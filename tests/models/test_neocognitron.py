@@ -146,7 +146,7 @@ def test_evaluation():
         ({"selectivity": math.nan}, "selectivity must be a positive number, such as 0.7, not nan"),
         ({"selectivity": math.inf}, "selectivity must be a positive number, such as 0.7, not inf"),
         ({"kernel_size": 4}, "kernel_size must be odd and at least 1, not 4"),
-        ({"num_classes": 0}, "num_classes must be a positive whole number, not 0"),
+        ({"num_classes": -1}, r"num_classes must be a positive whole number, .*, not -1"),
         ({"activation": "relu"}, "Unknown field of model neocognitron 'activation'"),
     ],
 )

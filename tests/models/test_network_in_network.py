@@ -113,7 +113,7 @@ def test_dropout_follows_the_poolings():
         ({"stages": ((5, "4"),)}, "stages must hold one to nine stages"),
         ({"stages": (5, 4)}, "stages must hold one to nine stages"),
         ({"stages": ((4, 8),)}, r"the side of a kernel and odd, not \(\(4, 8\),\)"),
-        ({"num_classes": 0}, "num_classes must be a positive whole number, not 0"),
+        ({"num_classes": -1}, r"num_classes must be a positive whole number, .*, not -1"),
         ({"head_activation": "rleu"}, "Unknown head_activation 'rleu'. Did you mean 'relu'"),
     ],
 )

@@ -83,7 +83,7 @@ def test_the_smallest_image(kernel_size, smallest):
         ({"features": (6, 0)}, r"features must hold two positive whole numbers of kernels, not \(6, 0\)"),
         ({"dense": (0,)}, r"dense must hold at most nine positive whole numbers of units, not \(0,\)"),
         ({"kernel_size": 2}, "kernel_size must be odd and at least 1, not 2"),
-        ({"num_classes": 0}, "num_classes must be a positive whole number, not 0"),
+        ({"num_classes": -1}, r"num_classes must be a positive whole number, .*, not -1"),
     ],
 )
 def test_a_bad_field_is_refused(fields, message):
