@@ -14,7 +14,7 @@ from cnnjax.cli.network import FIELD, created
 from cnnjax.typing import UsageError
 from cnnjax.weights import Preprocessing, timm_config
 from cnnjax.weights.detect import detect, fitting
-from cnnjax.weights.load import local_path
+from cnnjax.weights.place import local_path
 from cnnjax.weights.saved import is_saved
 
 STEPS = ("resize", "crop", "mean", "std")  # without these nothing can be prepared

@@ -17,8 +17,9 @@ from cnnjax.tasks.frozen import merge
 from cnnjax.typing import UsageError
 from cnnjax.weights import saved
 from cnnjax.weights.convert import convert
-from cnnjax.weights.load import library, local_path
+from cnnjax.weights.load import library
 from cnnjax.weights.load import read as read_tensors
+from cnnjax.weights.place import files, local_path
 from cnnjax.weights.presets import preprocessing_of
 
 SHOWN = 3  # names in an error
@@ -42,15 +43,19 @@ class Loaded(NamedTuple):
 def sha256(path: str) -> str:
     """The word sha256, a colon and the SHA-256 of a file, read anew only where its size or its time has changed.
 
+    Of an index and the files that it lists: the digest of theirs, in order.
+
     Raises:
       UsageError: there is no such file, or it cannot be read.
     """
     try:
-        local = str(_local(path))
-        found = os.stat(local)
-        return _sha256(local, found.st_size, found.st_mtime_ns, found.st_ino)
+        digests = []
+        for file in files(_local(path)):
+            found = os.stat(file)
+            digests.append(_sha256(str(file), found.st_size, found.st_mtime_ns, found.st_ino))
     except OSError as error:
         raise UsageError(f"weights={path} cannot be read ({error.strerror}). Give the path of a file.") from error
+    return digests[0] if len(digests) == 1 else f"sha256:{hashlib.sha256(' '.join(digests).encode()).hexdigest()}"
 
 
 @lru_cache(maxsize=64)

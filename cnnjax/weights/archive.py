@@ -135,7 +135,7 @@ class Archive:
 
     def _checked(self, raw: bytes) -> str:
         name = raw.decode("utf-8", "backslashreplace")
-        if name.startswith(("/", "\\")) or ":" in name or ".." in name.replace("\\", "/").split("/"):
+        if name.startswith(("/", "\\")) or name[1:2] == ":" or ".." in name.replace("\\", "/").split("/"):
             raise UsageError(f"{self.path} has a member {name!r}, which points out of it.")
         return name
 

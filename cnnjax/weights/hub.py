@@ -5,9 +5,11 @@ import urllib.request
 from pathlib import Path
 
 from cnnjax.typing import UsageError
+from cnnjax.weights import shards
 
 PREFIX = "hf:"
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of a repository, in this order
+WHOLE = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS = (*WHOLE, *(f"{name}{shards.SUFFIX}" for name in WHOLE))  # of a repository, in this order
 CONFIG = "config.json"
 SECONDS = 5  # for an answer; the hub's own retries take half a minute
 
@@ -15,7 +17,8 @@ SECONDS = 5  # for an answer; the hub's own retries take half a minute
 def fetch(address: str) -> Path:
     """The local path of a file of the hub: from the cache, where it is kept, or downloaded into it.
 
-    Of a whole repository, the weights; its ``config.json``, if there is one, comes to lie beside them.
+    Of a whole repository, the weights; its ``config.json``, if there is one, comes to lie beside them, and so do the
+    files that an index of weights lists (see ``shards``).
 
     Raises:
       UsageError: not an address; ``huggingface_hub`` is not installed; not in the cache and no network, or
@@ -32,6 +35,8 @@ def fetch(address: str) -> Path:
         _file(address, repository, (CONFIG,), needed=False)
     found = _file(address, repository, names)
     assert found is not None
+    for name in shards.names(found) if shards.is_index(found) else ():
+        _file(address, repository, (name,))
     return found
 
 

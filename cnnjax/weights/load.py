@@ -8,11 +8,12 @@ import numpy as np
 
 from cnnjax import models
 from cnnjax.typing import UsageError
-from cnnjax.weights import hub, safetensors_file, saved, timm_config, torch_file
+from cnnjax.weights import npz_file, safetensors_file, saved, shards, timm_config, torch_file
 from cnnjax.weights.archive import LOCAL, mapped
 from cnnjax.weights.convert import convert
 from cnnjax.weights.detect import detect
 from cnnjax.weights.leaves import Variables
+from cnnjax.weights.place import local_path
 
 Tensors = dict[str, np.ndarray]  # a state dict
 PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "network.", "net.")  # of wrapped networks
@@ -25,8 +26,9 @@ def load(
     """The variables of a network from a file: ``params`` and ``batch_stats``, float32, in its structure.
 
     Args:
-      path: of torchvision or timm (``.pth``, ``.pt``, ``.bin``, ``.safetensors``), or of ``weights.save``; or an
-        address of the Hugging Face hub (see ``hub``): ``hf:timm/resnet50.a1_in1k``.
+      path: of another library's file (``.pth``, ``.pt``, ``.bin``, ``.safetensors``, ``.npz``, or the ``.index.json``
+        of several), or one of ``weights.save``; of a folder with one; or an address of the Hugging Face hub (see
+        ``hub``): ``hf:timm/resnet50.a1_in1k``.
       model: a name of ``models.MODELS``, or the network.
       source: the library that wrote the file, "torchvision" or "timm"; None finds it from the keys.
       head: "strict", or "new": a head for another number of classes is left out of the result.
@@ -63,28 +65,26 @@ def read(path: str | Path) -> Tensors:
     """The state dict of another library's file, without the prefixes of wrapped networks.
 
     Raises:
-      UsageError: no such file, or it cannot be read (see ``torch_file`` and ``safetensors_file``).
+      UsageError: no such file, or it cannot be read (see ``torch_file``, ``safetensors_file``, ``npz_file`` and
+        ``shards``).
     """
-    path = Path(path)
+    path = local_path(path)
+    if shards.is_index(path):
+        return without_prefixes(shards.read(path, _read_file))
+    return without_prefixes(_read_file(path))
+
+
+def _read_file(path: Path) -> Tensors:
     start = mapped(path)[:4]
     if safetensors_file.is_safetensors(path):  # first: its length may begin as a pickle does
-        tensors = safetensors_file.read(path)
-    elif start.startswith((LOCAL, torch_file.PICKLE)):
-        tensors = torch_file.read(path)
-    elif path.suffix == ".safetensors":
-        tensors = safetensors_file.read(path)
-    else:
-        raise UsageError(f"{path} is neither a file of torch.save nor safetensors: it starts with {start!r}.")
-    return without_prefixes(tensors)
-
-
-def local_path(path: str | Path) -> Path:
-    """The path itself, or that of a file fetched from the hub.
-
-    Raises:
-      UsageError: it cannot be fetched.
-    """
-    return hub.fetch(path) if isinstance(path, str) and path.startswith(hub.PREFIX) else Path(path)
+        return safetensors_file.read(path)
+    if npz_file.is_npz(path):
+        return npz_file.read(path)
+    if start.startswith((LOCAL, torch_file.PICKLE)):
+        return torch_file.read(path)
+    if path.suffix == ".safetensors":
+        return safetensors_file.read(path)
+    raise UsageError(f"{path} is neither a file of torch.save nor safetensors nor npz: it starts with {start!r}.")
 
 
 def without_prefixes(tensors: Tensors) -> Tensors:

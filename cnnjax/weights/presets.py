@@ -7,7 +7,8 @@ from cnnjax.typing import UsageError, unknown
 from cnnjax.weights import saved, timm_config
 from cnnjax.weights.detect import detect
 from cnnjax.weights.hub import CONFIG
-from cnnjax.weights.load import local_path, read
+from cnnjax.weights.load import read
+from cnnjax.weights.place import local_path
 from cnnjax.weights.preprocessing import Preprocessing
 
 SOURCES = ("torchvision", "timm")

@@ -20,6 +20,7 @@ from cnnjax.strict_json import encode
 from cnnjax.typing import UsageError
 from cnnjax.weights import fit, safetensors_file
 from cnnjax.weights.leaves import Variables, nested
+from cnnjax.weights.place import local_path
 from cnnjax.weights.preprocessing import Preprocessing
 
 SUFFIX = ".safetensors"
@@ -103,12 +104,12 @@ def save(
 
 
 def restore(path: str | Path) -> Saved:
-    """The network of a file of ``save``, with its arrays.
+    """The network of a file of ``save``, or of one in a folder, with its arrays.
 
     Raises:
       UsageError: no such files; not of ``save``; changed since, or not of each other.
     """
-    path = Path(path)
+    path = local_path(path)
     described = _described(path)
     fields = {field: _from_plain(field, value) for field, value in described["fields"].items()}
     model = models.create(described["model"], **fields)

@@ -14,11 +14,12 @@ import numpy as np
 
 from cnnjax.typing import UsageError
 from cnnjax.weights.archive import LOCAL, Archive, damaged, mapped
-from cnnjax.weights.unpickle import Storage, Stream, Tensor, unpickle
+from cnnjax.weights.unpickle import Record, Storage, Stream, Tensor, unpickle
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the old format
 PICKLE = b"\x80"
 CONTAINERS = ("state_dict", "model", "model_state_dict", "net", "network", "state_dict_ema", "model_ema")
+ARGUMENTS = ("args", "opt", "config", "hparams", "hyper_parameters")  # of a training script, in its checkpoints
 Arrays = dict[str, np.ndarray]
 
 
@@ -32,18 +33,41 @@ def read(path: str | Path) -> Arrays:
         within its storage; no state dict.
     """
     path = Path(path)
-    data = mapped(path)
-    first = data[:4]
-    if first == LOCAL:
-        objects, buffers, order = _zip(Archive(path))
-    elif first[:1] == PICKLE:
-        objects, buffers, order = _legacy(path, data)
-    else:
-        raise UsageError(f"{path} is no file of torch.save: it starts with {first!r}.")
+    objects, buffers, order = _opened(path)
     tensors = _state_dict(objects, path)
     types = _types(tensors, path)
     flat = {key: _numbers(buffers, types[key], order, path) for key in types}
     return {name: _view(tensor, flat[tensor.storage.key], f"{path}: {name}") for name, tensor in tensors.items()}
+
+
+def texts(path: str | Path) -> dict[str, str]:
+    """What a checkpoint says in words beside its tensors, by name; of its arguments as ``args.NAME``.
+
+    Only the outermost dictionary and the arguments in it (a dictionary or an ``argparse.Namespace``) are looked at.
+
+    Raises:
+      UsageError: as ``read``.
+    """
+    objects, _, _ = _opened(Path(path))
+    found: dict[str, str] = {}
+    for name, value in objects.items() if isinstance(objects, dict) else ():
+        value = value.state if isinstance(value, Record) else value
+        if isinstance(value, str):
+            found[str(name)] = value
+        elif isinstance(value, dict) and name in ARGUMENTS:
+            found |= {f"args.{inner}": text for inner, text in value.items() if isinstance(text, str)}
+    return found
+
+
+def _opened(path: Path) -> tuple[Any, Any, str]:
+    """The pickled object, the storages' bytes by key, and the order of bytes."""
+    data = mapped(path)
+    first = data[:4]
+    if first == LOCAL:
+        return _zip(Archive(path))
+    if first[:1] == PICKLE:
+        return _legacy(path, data)
+    raise UsageError(f"{path} is no file of torch.save: it starts with {first!r}.")
 
 
 class _Members:
@@ -57,7 +81,7 @@ class _Members:
 
 
 def _zip(archive: Archive) -> tuple[Any, Any, str]:
-    """The pickled object, the storages' bytes by key, and the order of bytes."""
+    """As ``_opened``, of the zip format."""
     found = [name for name in archive.entries if name.rpartition("/")[2] == "data.pkl" and name.count("/") <= 1]
     if len(found) != 1:
         raise UsageError(f"{archive.path} is a zip file without one data.pkl: not of torch.save.")
@@ -94,7 +118,7 @@ def _legacy(path: Path, data: Any) -> tuple[Any, dict[str, memoryview], str]:
 
 
 def _storages(objects: Any) -> list[Storage]:
-    """Of every tensor in nested dictionaries, lists and tuples, each object seen once."""
+    """Of every tensor in nested dictionaries, lists, tuples and records, each object seen once."""
     found, seen, waiting = [], set(), [objects]
     while waiting:
         value = waiting.pop()
@@ -102,9 +126,12 @@ def _storages(objects: Any) -> list[Storage]:
             found.append(value.storage)
         elif isinstance(value, Storage):
             found.append(value)
-        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+        elif isinstance(value, dict | list | tuple | Record) and id(value) not in seen:
             seen.add(id(value))
-            waiting.extend(value.values() if isinstance(value, dict) else value)
+            if isinstance(value, Record):
+                waiting += [value.parts, value.state]
+            else:
+                waiting.extend(value.values() if isinstance(value, dict) else value)
     return found
 
 

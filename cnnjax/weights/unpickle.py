@@ -1,8 +1,9 @@
-"""The few instructions of Python's pickle that a state dict of torch consists of; every other one is refused.
+"""The few instructions of Python's pickle that a checkpoint of torch consists of; every other one is refused.
 
-A pickle is a program: it may name any function of any module and call it. This machine knows eleven names, none
-of which does anything but describe a tensor, and calls nothing else; it sets no attributes; and its work and its
-memory are bounded by the bytes of the pickle.
+A pickle is a program: it may name any function of any module and call it. This machine knows few names. Those of
+torch's tensors make descriptions of tensors (``Tensor``); the others, of what training scripts keep beside the weights
+(their arguments, NumPy's numbers, paths), stand for a ``Record`` of the name and the arguments, and are never imported,
+called or given attributes. Its work and its memory are bounded by the bytes of the pickle.
 """
 
 import pickletools
@@ -27,6 +28,31 @@ STORAGES = {
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
 }
+# Module -> the types and functions in it that stand for a ``Record``.
+RECORDS: dict[str, tuple[str, ...]] = {
+    "argparse": ("Namespace",),
+    "types": ("SimpleNamespace",),
+    "collections": ("Counter", "defaultdict", "deque"),
+    **dict.fromkeys(
+        ("builtins", "__builtin__"),
+        ("set", "frozenset", "complex", "slice", "range", "xrange", "bytearray", "dict", "list", "int", "float"),
+    ),
+    "_codecs": ("encode",),  # bytes, in the protocols of pickles that have none
+    "numpy": ("dtype", "ndarray"),
+    **dict.fromkeys(("numpy.core.multiarray", "numpy._core.multiarray"), ("scalar", "_reconstruct")),
+    "numpy._core.numeric": ("_frombuffer",),
+    "numpy.core.numeric": ("_frombuffer",),
+    **dict.fromkeys(
+        ("pathlib", "pathlib._local"),
+        ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"),
+    ),
+    "datetime": ("datetime", "date", "timedelta"),
+    "torch": ("device",),
+    **dict.fromkeys(
+        ("pytorch_lightning.utilities.parsing", "lightning_fabric.utilities.data", "lightning.fabric.utilities.data"),
+        ("AttributeDict",),
+    ),
+}
 
 
 class Storage(NamedTuple):
@@ -45,6 +71,20 @@ class Tensor(NamedTuple):
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+
+
+class Record:
+    """An object of another type than the plain ones, which is described and never made.
+
+    Attributes:
+      name: of its type or of the function that would have made it, such as argparse.Namespace.
+      parts: what that would have been called with.
+      state: its attributes, where the pickle sets a dictionary of them; or the items of a dictionary.
+    """
+
+    def __init__(self, name: str, parts: tuple[Any, ...]):
+        self.name, self.parts = name, parts
+        self.state: dict[Any, Any] = {}
 
 
 class Stream:
@@ -87,10 +127,15 @@ def unpickle(stream: Stream, label: str) -> Any:
 
 
 class _Global(NamedTuple):
-    """A name of the table below."""
+    """A name of the tables below."""
 
     module: str
     name: str
+
+    @property
+    def is_record(self) -> bool:
+        """Whether calls of it are kept as ``Record``."""
+        return self.name in RECORDS.get(self.module, ())
 
 
 class _Mark:
@@ -134,21 +179,36 @@ class _Machine:
     def name(self, module: str, name: str) -> None:
         storage = module in ("torch", "torch.cuda") and name in STORAGES
         dtype = module == "torch" and name in STORAGES.values()
-        if not (storage or dtype or (module, name) in _FUNCTIONS):
+        known = _Global(module, name)
+        if not (storage or dtype or known in _FUNCTIONS or known.is_record):
             raise UsageError(
                 f"{self.label} names {module + '.' + name!a:.200}, which no state dict needs. Nothing of it was run. "
                 "Use a file that holds only tensors: torch.save(network.state_dict(), path), or better .safetensors."
             )
-        self.stack.append(_Global(module, name))
+        self.stack.append(known)
 
     def call(self, _: Any) -> None:
         function, arguments = self.take(2)
-        if not isinstance(function, _Global) or (function.module, function.name) not in _FUNCTIONS:
+        if isinstance(function, _Global) and function.is_record:
+            self.stack.append(Record(f"{function.module}.{function.name}", _expect(arguments, tuple)))
+        elif isinstance(function, _Global) and function in _FUNCTIONS:
+            self.stack.append(_FUNCTIONS[function](*arguments))
+        else:
             raise UsageError(f"{self.label} calls {function!r:.60}, which is no function of a state dict.")
-        self.stack.append(_FUNCTIONS[function.module, function.name](*arguments))
+
+    def new(self, _: Any) -> None:
+        """An object of a type, before its attributes."""
+        kind, arguments = self.take(2)
+        if not isinstance(kind, _Global) or not kind.is_record:
+            raise UsageError(f"{self.label} makes an object of {kind!r:.60}, which is no type of a state dict.")
+        self.stack.append(Record(f"{kind.module}.{kind.name}", _expect(arguments, tuple)))
 
     def build(self, _: Any) -> None:
-        self.take(1)  # attributes, such as a state dict's _metadata: of no use here, and never set
+        """Attributes: a record's are kept; others, such as a state dict's _metadata, are of no use and never set."""
+        (state,) = self.take(1)
+        target = self.stack[-1]
+        if isinstance(target, Record) and isinstance(state, dict):
+            target.state = state
 
     def persistent(self, _: Any) -> None:
         """A storage: ("storage", type, key, device, count) and, in old files, (key, first number, count)."""
@@ -162,7 +222,9 @@ class _Machine:
         _expect(self.stack[-1], list).extend(items)
 
     def put(self, items: list[Any]) -> None:
-        _expect(self.stack[-1], dict).update(_pairs(zip(items[::2], items[1::2], strict=True)))
+        target = self.stack[-1]
+        target = target.state if isinstance(target, Record) else _expect(target, dict)
+        target.update(_pairs(zip(items[::2], items[1::2], strict=True)))
 
     def stack_name(self, _: Any) -> None:
         module, name = self.take(2)
@@ -198,10 +260,10 @@ def _ordered(items: Any = ()) -> dict[Any, Any]:
     return pairs
 
 
-def _pairs(items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str | int, Any]]:
+def _pairs(items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
     """Keys of other types are never needed, and hashing one of many levels ends the process."""
     for key, value in items:
-        if type(key) not in (str, int):
+        if type(key) not in (str, int, float, bool, type(None)):
             raise TypeError(f"{type(key).__name__} as a key")
         yield key, value
 
@@ -218,17 +280,18 @@ def _expect(value: Any, kind: type) -> Any:
     return value
 
 
-_FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
-    ("collections", "OrderedDict"): _ordered,
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch", "Size"): _size,
+_FUNCTIONS: dict[_Global, Callable[..., Any]] = {
+    _Global("collections", "OrderedDict"): _ordered,
+    _Global("torch._utils", "_rebuild_tensor"): _tensor,
+    _Global("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    _Global("torch._utils", "_rebuild_parameter"): _parameter,
+    _Global("torch", "Size"): _size,
 }
 _CONSTANTS: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
     "EMPTY_LIST": list,
     "EMPTY_TUPLE": tuple,
+    "EMPTY_SET": list,
     "MARK": _Mark,
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
@@ -236,6 +299,7 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
 }
 _LITERALS = {
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
 }
 _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
@@ -247,17 +311,20 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     "MEMOIZE": _Machine.keep,
     "BINGET": lambda machine, index: machine.stack.append(machine.memo[index]),
     "LONG_BINGET": lambda machine, index: machine.stack.append(machine.memo[index]),
+    "FROZENSET": lambda machine, _: machine.stack.append(machine.group()),
     "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.group())),
     "TUPLE1": lambda machine, _: machine.stack.append(tuple(machine.take(1))),
     "TUPLE2": lambda machine, _: machine.stack.append(tuple(machine.take(2))),
     "TUPLE3": lambda machine, _: machine.stack.append(tuple(machine.take(3))),
     "APPEND": lambda machine, _: machine.append(machine.take(1)),
     "APPENDS": lambda machine, _: machine.append(machine.group()),
+    "ADDITEMS": lambda machine, _: machine.append(machine.group()),
     "SETITEM": lambda machine, _: machine.put(machine.take(2)),
     "SETITEMS": lambda machine, _: machine.put(machine.group()),
     "GLOBAL": lambda machine, name: machine.name(*name.split(" ", 1)),
     "STACK_GLOBAL": _Machine.stack_name,
     "BINPERSID": _Machine.persistent,
     "REDUCE": _Machine.call,
+    "NEWOBJ": _Machine.new,
     "BUILD": _Machine.build,
 }

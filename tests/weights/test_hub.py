@@ -1,3 +1,4 @@
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -91,7 +92,7 @@ def test_the_preprocessing_comes_with_the_weights(repository, toy):
         (
             "hf:timm/toy",
             {},
-            "has no file model.safetensors or pytorch_model.bin. Add the file's name: hf:timm/toy/NAME",
+            "has no file model.safetensors or pytorch_model.bin or .*index.json. Add the file's name: hf:timm/toy/NAME",
         ),
         ("hf:timm/toy/x.pth", {}, "has no file x.pth"),
         ("hf:toy", {}, "'hf:toy' is no address. Write hf:organisation/repository"),
@@ -129,3 +130,15 @@ def test_the_real_package_offline(monkeypatch, tmp_path, toy):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")  # nobody listens there
     with pytest.raises(UsageError, match="is not in the local cache, and the hub cannot be reached"):
         weights.load("hf:timm/toy", "toy")
+
+
+def test_the_files_that_an_index_lists_come_with_it(repository, tmp_path, expected):
+    tensors, keys = state_dict(), list(state_dict())
+    parts = {f"part-{n}.safetensors": keys[n::2] for n in range(2)}
+    for name, part in parts.items():
+        safetensors(tmp_path / name, {key: tensors[key] for key in part})
+    content = {"weight_map": {key: name for name, part in parts.items() for key in part}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(content))
+    fake = repository(remote=("model.safetensors.index.json", *parts))
+    assert tree.digest(weights.load("hf:timm/toy", "toy")) == expected
+    assert set(parts) <= {name for _, name, _ in fake.asked}

@@ -32,6 +32,12 @@ def test_large_and_deep_files_take_little_memory_and_any_change_of_a_file_is_an_
         "deep": (b")" + b"\x85" * 100_000, "holds no state dict"),
         "long": (b"]" * 1_100_000, "more than 1000000 instructions"),
         "copies": (b"]q\x00(" + b"h\x00" * 100_000 + b"eK\x01" + b"ctorch\nSize\nh\x00\x85R" * 30_000, "damaged"),
+        # Ten megabytes for each of these calls, if they were made.
+        "calls": (
+            b"X\x00\x00\xa0\x00" + b"x" * (10 << 20) + b"q\x00" + b"c_codecs\nencode\nh\x00\x85R" * 30_000,
+            "no state",
+        ),
+        "ranges": (b"c__builtin__\nrange\nJ\xff\xff\xff\x7f\x85R" * 30_000, "holds no state dict"),
         "line": (b"c" + b"x" * 10_000_000, "truncated"),
         "text": (b"X\x00\x00\x00\x02" + b"x" * (1 << 25), "truncated"),
     }
