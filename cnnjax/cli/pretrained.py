@@ -13,7 +13,8 @@ from cnnjax.cli.arguments import Arguments
 from cnnjax.cli.network import FIELD, created
 from cnnjax.typing import UsageError
 from cnnjax.weights import Preprocessing, timm_config
-from cnnjax.weights.detect import detect, fitting
+from cnnjax.weights.detect import fitting
+from cnnjax.weights.load import library
 from cnnjax.weights.place import local_path
 from cnnjax.weights.saved import is_saved
 
@@ -84,7 +85,7 @@ def described(steps: Preprocessing) -> str:
     sides = "both sides" if steps.squash else "shorter side"
     return (
         f"Images: {sides} resized to {steps.resize} ({steps.interpolation}), centre of {steps.crop}x{steps.crop}, "
-        f"mean {mean}, std {std}."
+        f"mean {mean}, std {std}{'' if steps.channels == 'RGB' else f', channels {steps.channels}'}."
     )
 
 
@@ -108,10 +109,8 @@ def _of_another_library(arguments: Arguments, address: str, path: Path) -> Pretr
         fits = f"; it fits {' or '.join(names[:4])}" if names else ""
         raise UsageError(f"{address} does not say its network. Name it with --model{fits}.")
     model = created(arguments.model, arguments)
-    source = detect(tensors, model, address, path)
     try:
-        if source == "timm":
-            timm_config.check(model, path, address)
+        source = library(tensors, model, path, address, check_architecture=arguments.check_architecture)
         variables = weights.convert(tensors, model, source, label=address)
     except UsageError as error:
         raise UsageError(_as_flags(str(error))) from error
@@ -120,13 +119,15 @@ def _of_another_library(arguments: Arguments, address: str, path: Path) -> Pretr
         steps = weights.preprocessing_of(arguments.model, source, path)
     except UsageError as error:
         problem = str(error).partition(" Give it as ")[0]  # which is for Python
-    classes = timm_config.class_names(path) if source == "timm" else ()
+    classes = timm_config.class_names(path)
     return Pretrained(arguments.model, arguments.given(FIELD), model, variables, steps, problem, classes)
 
 
 def _as_flags(error: str) -> str:
     """The error with the remedies of the command line in place of those of Python."""
-    error = error.replace(", or head='new' to leave the head out", "").replace(" Use head='new' to leave it out.", "")
+    error = error.replace(", or head='new' to leave the head out", "").replace(", or head='new' to leave it out", "")
+    error = error.replace("check_architecture=False", "--nocheck_architecture")
+    error = error.replace("Use dense=()", f"Use --{FIELD}dense=")
     return error.replace("Use num_classes=", f"Use --{FIELD}num_classes=").replace(
         "Give these fields.", f"Give them as --{FIELD}FIELD=VALUE."
     )
@@ -134,7 +135,7 @@ def _as_flags(error: str) -> str:
 
 def _changed(arguments: Arguments, known: Preprocessing | None) -> Preprocessing | None:
     """The preprocessing with the steps that were given."""
-    names = (*STEPS, "interpolation")
+    names = (*STEPS, "interpolation", "channels")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     for name in {"mean", "std"} & set(given):
         try:

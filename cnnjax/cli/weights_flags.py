@@ -17,6 +17,12 @@ def define(arguments: Arguments, argv: list[str]) -> None:
     arguments.add("mean", tuple, None, "subtracted from each channel's values in [0, 1], such as 0.485,0.456,0.406")
     arguments.add("std", tuple, None, "that they are divided by")
     arguments.add("interpolation", str, None, "of the resizing: nearest, bilinear, bicubic or lanczos")
+    arguments.add(
+        "channels", str, None, "order in which the network reads them, RGB or BGR; mean and std are in this order"
+    )
+    arguments.add(
+        "check_architecture", bool, True, "refuse a file whose name or configuration says another architecture"
+    )
     arguments.unflagged(argv)
     if arguments.model is not None:
         from cnnjax.cli.network import define_fields

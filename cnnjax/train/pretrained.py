@@ -20,6 +20,7 @@ from cnnjax.weights.convert import convert
 from cnnjax.weights.load import library
 from cnnjax.weights.load import read as read_tensors
 from cnnjax.weights.place import files, local_path
+from cnnjax.weights.preprocessing import Preprocessing
 from cnnjax.weights.presets import preprocessing_of
 
 SHOWN = 3  # names in an error
@@ -121,7 +122,7 @@ def normalization(path: str, model: nn.Module, name: str) -> Normalization | Non
     source = _loaded(path, sha256(path), model).source
     if not source:
         steps = saved.preprocessing(_local(path))
-        return Normalization(steps.mean, steps.std) if steps else None
+        return _of_rgb(steps, path) if steps else None
     if not name:
         raise UsageError(
             f"weights={path} are of another library, and how they expect images is known by the network's name. "
@@ -134,6 +135,15 @@ def normalization(path: str, model: nn.Module, name: str) -> Normalization | Non
             f"weights={path}: {str(error).partition(' Give it as ')[0]} Make a file of our own that says it, with "
             "cnnjax convert and its flags --resize, --crop, --mean and --std."
         ) from error
+    return _of_rgb(steps, path)
+
+
+def _of_rgb(steps: Preprocessing, path: str) -> Normalization:
+    if steps.channels != "RGB":
+        raise UsageError(
+            f"weights={path} expect images as {steps.channels}, and a run has RGB. Make a file of our own, whose first "
+            "layer reads RGB, with cnnjax convert."
+        )
     return Normalization(steps.mean, steps.std)
 
 

@@ -1,6 +1,6 @@
 """Pretrained weights: other libraries' files, our own, and the preprocessing that belongs to them.
 
-    variables = weights.load("resnet50-11ad3fa6.pth", "resnet50")  # of torchvision or timm, .pth or .safetensors
+    variables = weights.load("resnet50-11ad3fa6.pth", "resnet50")  # .pth, .safetensors, .npz, several files, a folder
     variables = weights.load("hf:timm/resnet50.a1_in1k", "resnet50")
     steps = weights.preprocessing_of("resnet50", "torchvision", "resnet50-11ad3fa6.pth")
     logits, _ = models.create("resnet50").apply(variables, steps.apply(image)[None])
@@ -12,7 +12,7 @@ Nothing in a file is ever run. ``convert`` and ``export`` do the same from and t
 ``LAYOUTS`` of the networks.
 """
 
-from cnnjax.weights.convert import convert, export
+from cnnjax.weights.convert import convert, export, rgb
 from cnnjax.weights.layout import Layout
 from cnnjax.weights.layouts import LAYOUTS
 from cnnjax.weights.load import load, read
@@ -31,5 +31,6 @@ __all__ = [
     "preprocessing_of",
     "read",
     "restore",
+    "rgb",
     "save",
 ]

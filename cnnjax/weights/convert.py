@@ -1,5 +1,6 @@
 """State dicts of other libraries to variables, and back."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 
@@ -12,7 +13,20 @@ from cnnjax.typing import UsageError
 from cnnjax.weights import fit
 from cnnjax.weights.detect import detect, fitting, layout_of, unexpected
 from cnnjax.weights.layout import Layout
-from cnnjax.weights.leaves import CHANNELS, Leaf, Variables, apart, leaves, our_shape, ours, theirs, together
+from cnnjax.weights.leaves import (
+    CHANNELS,
+    KEYS,
+    SEPARATORS,
+    Leaf,
+    Variables,
+    apart,
+    leaves,
+    our_shape,
+    ours,
+    theirs,
+    together,
+)
+from cnnjax.weights.preprocessing import Preprocessing
 
 
 def convert(
@@ -35,10 +49,17 @@ def convert(
       label: what errors call the tensors, such as the file's name.
 
     Raises:
-      UsageError: the network has no layout of the source; tensors are missing, not expected, or of other shapes.
+      UsageError: the network has no layout of the source, or computes something else than the source's of these keys;
+        tensors are missing, not expected, or of other shapes.
     """
-    layout = layout_of(model, source or detect(tensors, model, label))
-    expected = leaves(model, layout, _channels(tensors, layout))
+    source = source or detect(tensors, model, label)
+    layout = layout_of(model, source)
+    fit.check_fields(model, layout.fields, f"{label} is of {source}, whose network of these keys has")
+    if vars(model).get("num_classes") == 0:  # the network has no head; the file may have one
+        head_module = f"{layout.modules['head']}{SEPARATORS[layout.style]}"
+        layout = dataclasses.replace(layout, optional=(*layout.optional, head_module))
+    every = leaves(model, layout, _channels(tensors, layout))
+    expected = [leaf for leaf in every if leaf.key]
     twice = [key for key, times in Counter(leaf.key for leaf in expected).items() if times > 1]
     if twice:
         raise UsageError(f"The layout of {type(model).__name__} reads a tensor twice: {fit.some(twice)}.")
@@ -46,6 +67,7 @@ def convert(
     pairs = [_pair(leaf, tensors.get(leaf.key)) for leaf in expected]
     left_out = fit.check(pairs, extra, model, label, head=head, fitting=lambda: fitting(tensors))
     flat = {leaf.path: ours(leaf, tensors[leaf.key]) for leaf in expected if leaf.path not in left_out}
+    flat |= {leaf.path: np.ones(leaf.shape, np.float32) for leaf in every if not leaf.key}
     return together(model, flat)
 
 
@@ -53,17 +75,36 @@ def export(variables: Variables, model: nn.Module, source: str) -> dict[str, np.
     """The state dict of a network's variables: the inverse of ``convert``, without ``num_batches_tracked``.
 
     Raises:
-      UsageError: the network has no layout of the source, or the variables are not the network's.
+      UsageError: the network has no layout of the source, or computes something else than the source's of these keys;
+        or the variables are not the network's.
     """
     layout = layout_of(model, source)
+    fit.check_fields(model, layout.fields, f"A network of {source} with these keys has")
     single = apart(model, jax.device_get(variables))
     flat = dict(zip(tree.names(single), jax.tree_util.tree_leaves(single), strict=True))
     first = flat.get(f"params/{next(iter(layout.modules))}/kernel")
     expected = leaves(model, layout, first.shape[2] if first is not None and first.ndim == 4 else CHANNELS)
+    scaled = [leaf.path for leaf in expected if not leaf.key and not np.all(flat.get(leaf.path, 1) == 1)]
+    if scaled:
+        raise UsageError(f"{source} has no place for scales other than one: {fit.some(scaled)}.")
     shapes = {leaf.path: flat[leaf.path].shape if leaf.path in flat else None for leaf in expected}
     pairs = [fit.Pair(leaf.path, leaf.shape, leaf.path, shapes[leaf.path], shapes[leaf.path]) for leaf in expected]
     fit.check(pairs, sorted(set(flat) - set(shapes)), model, "the tree of variables")
-    return {leaf.key: theirs(leaf, np.asarray(flat[leaf.path])) for leaf in expected}
+    return {leaf.key: theirs(leaf, np.asarray(flat[leaf.path])) for leaf in expected if leaf.key}
+
+
+def rgb(variables: Variables, model: nn.Module, preprocessing: Preprocessing) -> tuple[Variables, Preprocessing]:
+    """The same network for RGB images, and the preprocessing that belongs to it: its first layer's inputs turned.
+
+    Raises:
+      UsageError: the network has no layouts, so that its first layer is not known.
+    """
+    if preprocessing.channels == "RGB":
+        return variables, preprocessing
+    first = f"params/{next(iter(layout_of(model).modules))}/kernel"
+    turned = tree.mask(variables, lambda name, leaf: leaf[:, :, ::-1] if name == first else leaf)
+    mean, std = preprocessing.mean[::-1], preprocessing.std[::-1]
+    return turned, dataclasses.replace(preprocessing, mean=mean, std=std, channels="RGB")
 
 
 def _pair(leaf: Leaf, array: np.ndarray | None) -> fit.Pair:
@@ -73,5 +114,7 @@ def _pair(leaf: Leaf, array: np.ndarray | None) -> fit.Pair:
 
 def _channels(tensors: Mapping[str, np.ndarray], layout: Layout) -> int:
     """Channels of the images that the file's first convolution reads."""
-    first = tensors.get(f"{next(iter(layout.modules.values()))}.weight")
-    return first.shape[1] if first is not None and first.ndim == 4 else CHANNELS
+    kernel = KEYS[layout.style]["kernel"]
+    first = tensors.get(f"{next(iter(layout.modules.values()))}{SEPARATORS[layout.style]}{kernel}")
+    axis = {"torch": 1, "keras": 2}[layout.style]
+    return first.shape[axis] if first is not None and first.ndim == 4 else CHANNELS

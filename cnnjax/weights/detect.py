@@ -8,21 +8,22 @@ import numpy as np
 
 from cnnjax import models
 from cnnjax.typing import UsageError, unknown
+from cnnjax.weights import fit, timm_config
 from cnnjax.weights import leaves as rules
-from cnnjax.weights import timm_config
 from cnnjax.weights.layout import Layout
 from cnnjax.weights.layouts import LAYOUTS
 
 IGNORED = "num_batches_tracked"
 
 
-def layout_of(model: nn.Module, source: str) -> Layout:
-    """The layout of a network in the files of a library.
+def layout_of(model: nn.Module, source: str | None = None) -> Layout:
+    """The layout of a network in the files of a library, or of the first that has one.
 
     Raises:
       UsageError: the network has no layouts, or none of that source.
     """
     functions = _layouts(model)
+    source = source or next(iter(functions))
     if source not in functions:
         raise unknown(f"source of weights for {type(model).__name__}", source, functions)
     return functions[source](model)
@@ -39,7 +40,7 @@ def detect(
       UsageError: the network has no layouts, or they have nothing in common with the file.
     """
     present = _modules(tensors)
-    common = {name: len(present & set(layout(model).modules.values())) for name, layout in _layouts(model).items()}
+    common = {name: len(present & set(layout.modules.values())) for name, layout in _possible(model).items()}
     best = max(common, key=lambda name: common[name])
     if common[best] == common.get("timm") and timm_config.is_beside(path):
         best = "timm"
@@ -65,16 +66,19 @@ def unexpected(tensors: Iterable[str], expected: Iterable[str], layout: Layout) 
     ]
 
 
-def _fits(tensors: Mapping[str, np.ndarray], model: nn.Module) -> bool:
-    for function in LAYOUTS.get(type(model), {}).values():
-        layout = function(model)
+def _fits(tensors: Mapping[str, np.ndarray], default: nn.Module) -> bool:
+    """Whether a network fits, with the fields that a layout asks for."""
+    for source, layout in _possible(default).items() if type(default) in LAYOUTS else ():
+        fields = {field: value for field, value in layout.fields.items() if not fit.has_fields(default, {field: value})}
+        model = default.clone(**fields) if fields else default
+        layout = layout_of(model, source) if fields else layout
         modules = set(layout.modules.values())
         if not modules <= _modules(tensors):  # cheap, and settles most
             continue
         found = rules.leaves(model, layout)
         if unexpected(tensors, [leaf.key for leaf in found], layout):
             continue
-        if all(leaf.key in tensors and _same(leaf, tensors[leaf.key].shape) for leaf in found):
+        if all(not leaf.key or (leaf.key in tensors and _same(leaf, tensors[leaf.key].shape)) for leaf in found):
             return True
     return False
 
@@ -82,6 +86,23 @@ def _fits(tensors: Mapping[str, np.ndarray], model: nn.Module) -> bool:
 def _same(leaf: rules.Leaf, theirs: tuple[int, ...]) -> bool:
     shape = rules.our_shape(leaf, theirs)
     return shape == leaf.shape or (leaf.path.startswith("params/head/") and shape[:-1] == leaf.shape[:-1])
+
+
+def _possible(model: nn.Module) -> dict[str, Layout]:
+    """The layouts by source, without those that have no place for what the network has.
+
+    Raises:
+      UsageError: there are none.
+    """
+    found, problem = {}, None
+    for source, function in _layouts(model).items():
+        try:
+            found[source] = function(model)
+        except UsageError as error:
+            problem = error
+    if not found and problem:
+        raise problem
+    return found
 
 
 def _layouts(model: nn.Module):
@@ -92,4 +113,4 @@ def _layouts(model: nn.Module):
 
 
 def _modules(tensors: Iterable[str]) -> set[str]:
-    return {key.rpartition(".")[0] for key in tensors}
+    return {rules.module_of(key) for key in tensors}

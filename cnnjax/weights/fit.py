@@ -1,7 +1,7 @@
 """Whether the arrays of a file are those of a network, and what to say where they are not."""
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 
@@ -60,7 +60,10 @@ def check(
     if missing and not extra and not others and {pair.path for pair in pairs if pair.theirs is None} == headless:
         if head == "new":
             return headless
-        raise UsageError(f"{label} has no head. Missing: {some(missing)}. Use head='new' to leave it out.")
+        raise UsageError(
+            f"{label} has no head. Missing: {some(missing)}. Use num_classes=0 for the network without one, or "
+            "head='new' to leave it out."
+        )
     only_classes = not missing and not extra and all(_differs_in_classes(pair, model) for pair in others)
     if only_classes and (head == "new" or not others):
         return {pair.path for pair in others}
@@ -72,14 +75,50 @@ def check(
             f"Use num_classes={classes}, or head='new' to leave the head out."
         )
     names = fitting()
+    absent = {pair.path for pair in pairs if pair.theirs is None}
+    no_dense = bool(absent) and all(path.startswith(("params/dense", "params/head")) for path in absent)
     lines = [
         f"{label} does not fit this {type(model).__name__}"
         + (f"; it fits {' or '.join(names[:SHOWN])}." if names else "."),
         f"Missing: {some(missing)}." if missing else "",
         f"Not expected: {some(extra)}." if extra else "",
         f"Shapes differ (ours <- the file's): {shapes}." if others else "",
+        "Use dense=() for the layers before the dense ones." if no_dense and not extra else "",
     ]
     raise UsageError(" ".join(line for line in lines if line))
+
+
+def check_fields(model: nn.Module, fields: Mapping[str, Any], start: str, end: str = "") -> None:
+    """Refuses a network that computes something else than the file's, though its arrays fit.
+
+    Args:
+      model: the network.
+      fields: that it must have, those of them that its class has; in a tuple, several values are good.
+      start: of the error, which the fields follow.
+      end: of the error.
+
+    Raises:
+      UsageError: it has others.
+    """
+    fields = {field: value for field, value in fields.items() if hasattr(model, field)}
+    if not has_fields(model, fields):
+        ours = shown_fields({field: getattr(model, field) for field in fields})
+        needed = shown_fields(fields)
+        raise UsageError(f"{start} {needed}. This network has {ours}. Give these fields. {end}".rstrip())
+
+
+def has_fields(model: nn.Module, fields: Mapping[str, Any]) -> bool:
+    """Whether a network has these values; of several in a tuple, one."""
+    values = {field: value if isinstance(value, tuple) else (value,) for field, value in fields.items()}
+    return all(getattr(model, field) in good for field, good in values.items())
+
+
+def shown_fields(fields: Mapping[str, Any]) -> str:
+    """The fields as a user gives them."""
+    return ", ".join(
+        f"{field}={' or '.join(map(repr, value)) if isinstance(value, tuple) else repr(value)}"
+        for field, value in fields.items()
+    )
 
 
 def some(names: list[str]) -> str:

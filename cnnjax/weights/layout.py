@@ -11,9 +11,7 @@ import flax.linen as nn
 class Layout:
     """The file's module for every module of a network that has arrays.
 
-    The names of the arrays follow from the modules' (see ``convert``): a kernel is the file's ``weight``, a
-    normalisation's scale is its ``weight``, a bias its ``bias``, mean and var its ``running_mean`` and
-    ``running_var``.
+    The names of the arrays follow from the modules' and the ``style`` (see ``leaves``).
 
     Attributes:
       modules: our path, with the names of ``unstack`` where blocks are scanned, to the file's module:
@@ -25,12 +23,20 @@ class Layout:
         the network lacks.
       convolutions: our paths of dense layers that the file has as convolutions: 1x1, or of the flattened map's
         sides. Only ``export`` needs to know; ``convert`` sees it in the array.
+      style: of the keys and axes, "torch" or "keras".
+      depthwise: our paths of convolutions whose kernels Keras has as (H, W, C, 1).
+      unscaled: normalisations have no scale in the file; ours is one.
+      fields: of the network, which no array shows, and which it must have to compute what the library's does.
     """
 
     modules: dict[str, str]
     flattened: dict[str, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
     optional: tuple[str, ...] = ()
     convolutions: tuple[str, ...] = ()
+    style: str = "torch"
+    depthwise: tuple[str, ...] = ()
+    unscaled: bool = False
+    fields: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 # Class of network -> name of the library -> the layout of such a network in that library's files.

@@ -8,7 +8,7 @@ import numpy as np
 
 from cnnjax import models
 from cnnjax.typing import UsageError
-from cnnjax.weights import npz_file, safetensors_file, saved, shards, timm_config, torch_file
+from cnnjax.weights import architecture, keras_keys, npz_file, safetensors_file, saved, shards, torch_file
 from cnnjax.weights.archive import LOCAL, mapped
 from cnnjax.weights.convert import convert
 from cnnjax.weights.detect import detect
@@ -21,7 +21,13 @@ COUNT = "n_averaged"  # beside the averages of torch.optim.swa_utils
 
 
 def load(
-    path: str | Path, model: str | nn.Module, *, source: str | None = None, head: str = "strict", **overrides: Any
+    path: str | Path,
+    model: str | nn.Module,
+    *,
+    source: str | None = None,
+    head: str = "strict",
+    check_architecture: bool = True,
+    **overrides: Any,
 ) -> Variables:
     """The variables of a network from a file: ``params`` and ``batch_stats``, float32, in its structure.
 
@@ -30,13 +36,16 @@ def load(
         of several), or one of ``weights.save``; of a folder with one; or an address of the Hugging Face hub (see
         ``hub``): ``hf:timm/resnet50.a1_in1k``.
       model: a name of ``models.MODELS``, or the network.
-      source: the library that wrote the file, "torchvision" or "timm"; None finds it from the keys.
+      source: the library that wrote the file, or whose keys it has: one of ``layouts.SOURCES``; None finds it from
+        the keys.
       head: "strict", or "new": a head for another number of classes is left out of the result.
+      check_architecture: whether a file whose name, configuration or words say another architecture is refused; see
+        ``architecture``.
       overrides: fields of the network called by name, such as num_classes.
 
     Raises:
       UsageError: no such file; it is damaged, of another kind, of another network, or of other classes; or the
-        network computes something else than timm's of the same keys.
+        network computes something else than the file's of the same keys.
     """
     if isinstance(model, str):
         model = models.create(model, **overrides)
@@ -46,18 +55,27 @@ def load(
     if saved.is_saved(local):
         return saved.load(local, model, head=head)
     tensors = read(local)
-    return convert(tensors, model, library(tensors, model, local, str(path), source), head=head, label=str(path))
+    source = library(tensors, model, local, str(path), source, check_architecture=check_architecture)
+    return convert(tensors, model, source, head=head, label=str(path))
 
 
-def library(tensors: Tensors, model: nn.Module, path: Path, label: str, source: str | None = None) -> str:
-    """The library that wrote a file, "torchvision" or "timm", found from its keys unless ``source`` says it.
+def library(
+    tensors: Tensors,
+    model: nn.Module,
+    path: Path,
+    label: str,
+    source: str | None = None,
+    *,
+    check_architecture: bool = True,
+) -> str:
+    """The library that wrote a file, found from its keys unless ``source`` says it.
 
     Raises:
-      UsageError: the tensors fit neither's layout, or are timm's for a network that computes something else.
+      UsageError: the tensors fit none's layout, or the file says an architecture that computes something else.
     """
     source = source or detect(tensors, model, label, path)
-    if source == "timm":
-        timm_config.check(model, path, label)
+    if check_architecture:
+        architecture.check(model, source, path, label)
     return source
 
 
@@ -88,7 +106,9 @@ def _read_file(path: Path) -> Tensors:
 
 
 def without_prefixes(tensors: Tensors) -> Tensors:
-    """The tensors without the prefixes that all their keys have."""
+    """The tensors without the prefixes that all their keys have; Keras's keys as ``keras_keys`` has them."""
+    if any("/" in key for key in tensors):
+        return keras_keys.canonical(tensors)
     tensors = {key: value for key, value in tensors.items() if key != COUNT}
     while prefix := next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in tensors)), ""):
         if not tensors:

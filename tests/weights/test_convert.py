@@ -180,7 +180,7 @@ def test_another_number_of_classes(toy):
 
 def test_a_file_without_a_head(toy):
     tensors = {key: array for key, array in state_dict().items() if not key.startswith("classifier.2")}
-    with pytest.raises(UsageError, match=r"x.pth has no head. Missing: classifier.2.bias; .* Use head='new'"):
+    with pytest.raises(UsageError, match=r"x.pth has no head. Missing: classifier.2.bias; .* or head='new'"):
         weights.convert(tensors, toy, label="x.pth")
     variables = weights.convert(tensors, toy, head="new")
     whole = weights.convert(state_dict(), toy)

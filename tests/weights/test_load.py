@@ -93,7 +93,7 @@ def test_bfloat16_and_empty_tensors_of_safetensors(tmp_path, toy):
 def test_what_is_no_file_of_weights_is_named(tmp_path, toy, name):
     with pytest.raises(UsageError, match=f"There is no file .*{name}"):
         weights.load(tmp_path / name, "toy")
-    with pytest.raises(UsageError, match="There is no file"):
+    with pytest.raises(UsageError, match=r"The folder .* has no file of weights"):
         weights.load(tmp_path, "toy")
     (tmp_path / name).write_bytes(b"<html>not found</html>")
     with pytest.raises(UsageError, match=f"{name} is "):

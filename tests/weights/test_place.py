@@ -162,7 +162,7 @@ def test_arrays_of_numpy(tmp_path, write, toy, expected):
         "none": np.zeros((0, 2)),
     }
     write(tmp_path / "a.npz", **tensors)
-    found = weights.read(tmp_path / "a.npz")
+    found = npz_file.read(tmp_path / "a.npz")
     assert list(found) == list(tensors)
     for key, array in tensors.items():
         np.testing.assert_array_equal(found[key], array)

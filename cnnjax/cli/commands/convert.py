@@ -1,10 +1,12 @@
-"""Weights from torchvision's and timm's files to our own format, and back.
+"""Weights from torchvision's, timm's, Keras's and other libraries' files to our own format, and back.
 
-  cnnjax convert FILE --model=NAME --to=OUT.safetensors [--format=cnnjax|torchvision|timm] [--overwrite]
+  cnnjax convert FILE --model=NAME --to=OUT.safetensors [--format=cnnjax|torchvision|timm|keras|...] [--overwrite]
 
-Our own format is OUT.safetensors with OUT.json beside it, which says the network, how images are prepared for it, and
-the names of its classes (--classes). It loads without naming anything. The other formats have the keys of that
-library, for its load_state_dict; what the library should do with the images they do not say.
+FILE may be a folder, or the index of several files. Our own format is OUT.safetensors with OUT.json beside it, which
+says the network, how images are prepared for it, and the names of its classes (--classes). It loads without naming
+anything, and its network reads RGB images: the first layer of one that reads BGR is turned. The other formats have the
+keys of that library, for its load_state_dict or, of keras, by LAYER/VARIABLE; what the library should do with the
+images they do not say. akamaster, chenyaofo and kuangliu are forms of networks for CIFAR.
 
 examples:
   cnnjax convert resnet50-11ad3fa6.pth --model=resnet50 --to=resnet50.safetensors --classes=imagenet.txt
@@ -21,7 +23,7 @@ from cnnjax.cli import weights_flags
 from cnnjax.cli.arguments import Arguments
 from cnnjax.text import printable
 
-FORMATS = ("cnnjax", "torchvision", "timm")
+FORMATS = ("cnnjax", "torchvision", "timm", "keras", "akamaster", "chenyaofo", "kuangliu")
 
 
 def define(arguments: Arguments, argv: list[str]) -> None:
@@ -54,8 +56,11 @@ def run(arguments: Arguments) -> None:
         _write(path, weights.export(found.variables, found.model, arguments.format))
     else:
         shape = pretrained.check(found)[0].image_shape if found.preprocessing else found.image_shape
+        variables, steps = found.variables, found.preprocessing
+        if steps:
+            variables, steps = weights.rgb(variables, found.model, steps)
         weights.save(
-            path, found.variables, found.name, preprocessing=found.preprocessing, class_names=found.class_names,
+            path, variables, found.name, preprocessing=steps, class_names=found.class_names,
             image_shape=shape, overwrite=True, **found.fields,
         )  # fmt: skip
         if not found.preprocessing:

@@ -2,10 +2,10 @@
 
   cnnjax predict --model=NAME --weights=FILE IMAGE... [--top=5] [--json]
 
-FILE is torchvision's or timm's (.pth, .pt, .bin, .safetensors), an address of the Hugging Face hub (hf:timm/NAME), or
-our own, of weights.save or cnnjax convert, which says its network itself. An IMAGE may be a folder: all images in it.
-Images are prepared as the weights ask; flags change that. Classes have the names in our own file, in timm's config.json
-or in --classes, else their numbers.
+FILE is torchvision's, timm's or Keras's (.pth, .pt, .bin, .safetensors, .npz, a folder with one), an address of the
+Hugging Face hub (hf:timm/NAME), or our own, of weights.save or cnnjax convert, which says its network itself. An IMAGE
+may be a folder: all images in it. Images are prepared as the weights ask; flags change that. Classes have the names in
+our own file, in timm's config.json or in --classes, else their numbers.
 
 examples:
   cnnjax predict --model=resnet50 --weights=resnet50-11ad3fa6.pth cat.jpg
