@@ -44,11 +44,13 @@ class Block(nn.Module):
       branches: the table.
       parts: the network's factories.
       multiplier: of every layer's channels, see ``scaled``.
+      average_padding: whether average pooling counts the zeros around the map.
     """
 
     branches: tuple[Branch, ...]
     parts: Parts
     multiplier: float = 1.0
+    average_padding: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n h2 w2 o"]:
@@ -61,19 +63,22 @@ class Block(nn.Module):
 
         outputs = []
         for branch in self.branches:
-            y = _pool(branch.pool, x)
+            y = _pool(branch.pool, x, self.average_padding)
             for layer in branch.layers:
                 y = apply(layer, y)
             outputs += [apply(layer, y) for layer in branch.ends] or [y]
         return jnp.concatenate(outputs, axis=-1)
 
 
-def _pool(form, x):
+def _pool(form, x, average_padding):
     if form == "none":
         return x
     if form == "halve":
         return max_pool(x, (3, 3), (2, 2))
-    return {"max": max_pool, "average": average_pool}[form](x, (3, 3), (1, 1), 1)
+    pooled = {"max": max_pool, "average": average_pool}[form](x, (3, 3), (1, 1), 1)
+    if form == "average" and not average_padding:
+        pooled /= average_pool(jnp.ones((1, *x.shape[1:3], 1), x.dtype), (3, 3), (1, 1), 1)
+    return pooled
 
 
 def auxiliary_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:

@@ -82,7 +82,8 @@ class ResNet(nn.Module):
     """Stages of residual blocks, or of the same blocks without shortcuts.
 
     As torchvision's ``resnet18`` ... ``resnet152`` and ``resnext50_32x4d`` and timm's of these names, whose
-    weights load: padding of half the kernel, epsilon 1e-5.
+    weights load: padding of half the kernel, epsilon 1e-5. For ``ResNet50``, ``ResNet101`` and ``ResNet152`` of
+    keras.applications set stride_in="1x1", conv_bias=True and epsilon=1.001e-5.
 
     Endpoints: ``stem`` (before the pooling), ``stage1``, ``stage2``, ..., ``features``, ``logits_map``.
 
@@ -100,6 +101,7 @@ class ResNet(nn.Module):
       stride_in: the convolution of a stage's first bottleneck that has the stride: "3x3" as in torchvision,
         or the first "1x1" as in the paper and in Caffe. Both have the same parameters.
       width: channels of the stem and of the first stage.
+      conv_bias: convolutions have biases beside their normalisation's, which makes them idle.
       groups: of the bottlenecks' 3x3 convolutions.
       width_per_group: channels of each group in the first stage, where width is 64; other stages and widths
         have them in proportion.
@@ -122,6 +124,7 @@ class ResNet(nn.Module):
     norm: str = "batch"
     norm_groups: int = choices.added(0)
     epsilon: float = choices.added(EPSILON)
+    conv_bias: bool = choices.added(False)
     dtype: Any = jnp.float32
 
     def __post_init__(self):
@@ -131,6 +134,8 @@ class ResNet(nn.Module):
                 raise unknown(field, str(getattr(self, field)), known)
         if not self.stages or not all(isinstance(blocks, int) and blocks > 0 for blocks in self.stages):
             raise UsageError(f"stages must hold positive whole numbers of blocks, not {self.stages}.")
+        if self.conv_bias and self.norm == "none":
+            raise UsageError("conv_bias=True is for networks with a normalisation; norm=none is a bias already.")
         check_positive(width=self.width, groups=self.groups, width_per_group=self.width_per_group)
         _check_groups(self)
         super().__post_init__()
@@ -150,7 +155,7 @@ class ResNet(nn.Module):
         self, images: Images, train: bool = False, dropout_rate: float | Float[Array, ""] = 0.0
     ) -> tuple[Logits, dict[str, Any]]:
         """Images (N, H, W, C) to logits (N, num_classes); dropout before the head."""
-        made = parts(self, epsilon=self.epsilon)
+        made = parts(self, epsilon=self.epsilon, conv_bias=self.conv_bias)
         kernel, strides = ((7, 7), (2, 2)) if self.stem == "imagenet" else ((3, 3), (1, 1))
         x = ConvNorm(self.width, kernel, made, strides, act=False, name="stem")(images, train)
         sow_response(self, "stem", x)

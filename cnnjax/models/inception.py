@@ -167,6 +167,8 @@ class InceptionV3(nn.Module):
         adaptive average pooling.
       width_multiplier: of the channels of every layer but the heads' last, rounded to the nearest whole number, halves
         up.
+      average_padding: whether the blocks' average pooling counts the zeros around a map, as in torchvision; without,
+        it averages the pixels that there are, as in Keras.
       activation, kernel_init, norm, norm_groups: see ``models.choices``.
       dtype: type of the arithmetic.
     """
@@ -178,6 +180,7 @@ class InceptionV3(nn.Module):
     kernel_init: str = "he"
     norm: str = "batch"
     norm_groups: int = choices.added(0)
+    average_padding: bool = choices.added(True)
     dtype: Any = jnp.float32
 
     min_size = 75  # what is not padded and halves the sides must leave a pixel for the last stage
@@ -209,7 +212,8 @@ class InceptionV3(nn.Module):
                 x = max_pool(x, (3, 3), (2, 2))
         endpoints = {"stem": x}
         for name, branches in BLOCKS.items():
-            x = Block(branches, factories, self.width_multiplier, name=f"mixed{name}")(x, train)
+            block = Block(branches, factories, self.width_multiplier, self.average_padding, name=f"mixed{name}")
+            x = block(x, train)
             endpoints[f"mixed{name}"] = x
             if name in STAGE_ENDS:
                 endpoints[STAGE_ENDS[name]] = x

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+ORDERS = ("RGB", "BGR")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -30,6 +31,8 @@ class Preprocessing:
       crop: side of the square that is cut out, in pixels, or (height, width).
       mean, std: of each channel, for values in [0, 1].
       interpolation: one of ``INTERPOLATIONS``.
+      channels: their order for the network, "RGB" or "BGR"; ``mean`` and ``std`` are in this order. Networks that come
+        from Caffe read BGR.
       squash: both sides become ``resize``, whatever shape the image has.
       permute_pixels: the pixels in one fixed random order, as ``DataConfig.permute_pixels``.
     """
@@ -40,9 +43,12 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
     squash: bool = False
+    channels: str = "RGB"
     permute_pixels: bool = False
 
     def __post_init__(self):
+        if self.channels not in ORDERS:
+            raise unknown("order of channels", self.channels, ORDERS)
         if self.interpolation not in INTERPOLATIONS:
             raise unknown("interpolation", self.interpolation, INTERPOLATIONS)
         if min(self._sides) < 1 or min(self._sides) > self.resize:
@@ -77,7 +83,8 @@ class Preprocessing:
         Raises:
           UsageError: an array of another type or shape, a damaged image, or one that cannot be cut to the size.
         """
-        scaled = self.pixels(image).astype(np.float32) / np.float32(255)
+        pixels = self.pixels(image)
+        scaled = (pixels[..., ::-1] if self.channels == "BGR" else pixels).astype(np.float32) / np.float32(255)
         return (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
 
     def pixels(self, image: "Image.Image | np.ndarray") -> UInt8[np.ndarray, "h w c"]:

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from cnnjax.weights.layout import Layout
-
 
 def build(torch: Any, depth: int, shortcut: str, width: int = 16, classes: int = 10) -> Any:
     """A network of 6n + 2 layers; ``shortcut`` is "none", "A" or "B". All 3x3 convolutions are padded by 1.
@@ -54,20 +52,3 @@ def build(torch: Any, depth: int, shortcut: str, width: int = 16, classes: int =
             return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
 
     return Network()
-
-
-def layout(depth: int, shortcut: str) -> Layout:
-    """Where such a module keeps the arrays of a ``CifarResNet``."""
-    modules = {"stem": "conv1", "stem_norm": "bn1"}
-    for stage in (1, 2, 3):
-        for index in range((depth - 2) // 6):
-            ours, theirs = f"stage{stage}.{index}", f"layer{stage}.{index}"
-            for layer in (1, 2):
-                modules |= {
-                    f"{ours}/conv{layer}": f"{theirs}.conv{layer}",
-                    f"{ours}/norm{layer}": f"{theirs}.bn{layer}",
-                }
-            if shortcut == "B" and stage > 1 and index == 0:
-                modules |= {f"{ours}/projection": f"{theirs}.shortcut.0"}
-                modules |= {f"{ours}/projection_norm": f"{theirs}.shortcut.1"}
-    return Layout({**modules, "head": "linear"})

@@ -16,6 +16,11 @@ def state(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     return {key: _tensor(key, tuple(shape)) for key, shape in shapes.items()}
 
 
+def keras(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The same in Keras's style: LAYER/kernel with the outputs last, gamma, moving_variance."""
+    return {key: _keras_tensor(key, tuple(shape)) for key, shape in shapes.items()}
+
+
 def images(count: int, size: int, channels: int = 3) -> np.ndarray:
     """Standard normal images (N, H, W, C)."""
     return np.random.default_rng(0).standard_normal((count, size, size, channels)).astype(np.float32)
@@ -26,4 +31,13 @@ def _tensor(key: str, shape: tuple[int, ...]) -> np.ndarray:
     if len(shape) > 1:
         return rng.standard_normal(shape, np.float32) * np.float32(math.sqrt(2 / math.prod(shape[1:])))
     centre = 1 if key.endswith((".weight", "running_var")) else 0
+    return (centre + rng.uniform(-0.1, 0.1, shape)).astype(np.float32)
+
+
+def _keras_tensor(key: str, shape: tuple[int, ...]) -> np.ndarray:
+    rng = np.random.default_rng(zlib.crc32(key.encode()))
+    if len(shape) > 1:
+        reads = math.prod(shape[:2] if len(shape) == 4 and shape[-1] == 1 else shape[:-1])
+        return rng.standard_normal(shape, np.float32) * np.float32(math.sqrt(2 / reads))
+    centre = 1 if key.endswith(("gamma", "moving_variance")) else 0
     return (centre + rng.uniform(-0.1, 0.1, shape)).astype(np.float32)

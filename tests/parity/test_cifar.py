@@ -4,19 +4,15 @@ import jax
 import numpy as np
 import pytest
 
-from cnnjax import models, tree
-from cnnjax.weights import leaves as rules
+from cnnjax import models, tree, weights
 from tests.fixtures.networks import jit
 from tests.parity import cifar, seeded
 from tests.parity.reference import TOLERANCE, Reference, build, logits, state_dict
 
 
-def converted(module, model, depth, shortcut):
+def converted(module, model):
     """The torch module's arrays as variables of ours."""
-    given = state_dict(module)
-    found = rules.leaves(model, cifar.layout(depth, shortcut))
-    assert {leaf.key for leaf in found} == {key for key in given if not key.endswith("num_batches_tracked")}
-    return rules.together(model, {leaf.path: rules.ours(leaf, given[leaf.key]) for leaf in found})
+    return weights.convert(state_dict(module), model, "akamaster")
 
 
 def assert_close(actual, expected, label):
@@ -30,7 +26,7 @@ def test_evaluation_and_training(torch, shortcut, size):
     module = build(Reference(cifar.build(torch, 20, shortcut, width=4)))
     name = "plain20_cifar" if shortcut == "none" else "resnet20_cifar"
     model = models.create(name, shortcut=shortcut, width=4)
-    variables, x = converted(module, model, 20, shortcut), seeded.images(4, size)
+    variables, x = converted(module, model), seeded.images(4, size)
 
     @jit
     def compute(variables, x):
@@ -41,6 +37,6 @@ def test_evaluation_and_training(torch, shortcut, size):
     evaluated, trained, statistics = compute(variables, x)
     assert_close(evaluated, logits(module, x), "evaluation")
     assert_close(trained, logits(module, x, train=True), "training")
-    after = converted(module, model, 20, shortcut)["batch_stats"]
+    after = converted(module, model)["batch_stats"]
     for path, ours, theirs in zip(tree.names(after), *map(jax.tree.leaves, (statistics, after)), strict=True):
         assert_close(ours, theirs, path)

@@ -1,4 +1,4 @@
-"""Our networks with seeded weights give the logits that torchvision's and timm's gave, stored in tests/golden.
+"""Our networks with seeded weights give the logits that torchvision's, timm's and Keras's gave, stored in tests/golden.
 
 ``python -m tests.parity.golden NAME`` writes them, where those libraries are installed.
 """
@@ -19,17 +19,40 @@ FOLDER = Path(__file__).parents[1] / "golden"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
+CIFAR = [name for name in NAMES if name.startswith("cifar_")]
+KERAS = [name for name in NAMES if name.endswith("_keras")]
+
+
+def seeded_network(golden, name):
+    """The network, and its variables from a seeded state dict in the reference's form."""
+    fields = golden.get("fields", {}) | ({"dense": tuple(golden["dense"])} if "dense" in golden else {})
+    model = models.create(golden.get("network", name), num_classes=golden["classes"], **fields)
+    leaves = [leaf for leaf in rules.leaves(model, layout_of(model, golden["source"])) if leaf.key]
+    keys = {leaf.key: rules.theirs(leaf, np.zeros(leaf.shape, np.float32)).shape for leaf in leaves}
+    draw = seeded.keras if golden["source"] == "keras" else seeded.state
+    return model, weights.convert(draw(keys), model, golden["source"])
+
+
+def assert_close(found, golden, logits):
+    expected = np.array(golden[logits])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max(), err_msg=logits)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_logits_are_the_references(name):
     golden = json.loads((FOLDER / f"{name}.json").read_text())
-    fields = {"dense": tuple(golden["dense"])} if "dense" in golden else {}  # narrower than published
-    model, size = models.create(name, num_classes=golden["classes"], **fields), golden["size"]
-    leaves = rules.leaves(model, layout_of(model, golden["source"]))
-    keys = {leaf.key: rules.theirs(leaf, np.zeros(leaf.shape, np.float32)).shape for leaf in leaves}
-    variables = weights.convert(seeded.state(keys), model, golden["source"])
-    expected = np.array(golden["logits"])
-    found = jit(lambda variables, x: model.apply(variables, x)[0])(variables, seeded.images(len(expected), size))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    model, variables = seeded_network(golden, name)
+    images = seeded.images(len(golden["logits"]), golden["size"])
+    assert_close(jit(lambda variables, x: model.apply(variables, x)[0])(variables, images), golden, "logits")
+
+
+@pytest.mark.parametrize("name", [*CIFAR, *(pytest.param(name, marks=pytest.mark.slow) for name in KERAS)])
+def test_so_are_those_of_training(name):
+    golden = json.loads((FOLDER / f"{name}.json").read_text())
+    model, variables = seeded_network(golden, name)
+    images = seeded.images(len(golden["training"]), golden["size"])
+    train = jit(lambda variables, x: model.apply(variables, x, True, mutable=["batch_stats"])[0][0])
+    assert_close(train(variables, images), golden, "training")
 
 
 def test_seeded_tensors_depend_on_their_key_and_shape_alone():

@@ -1,5 +1,6 @@
 """Files of AlexNet and VGG, made by our own layouts: which network they fit, and how a flattened map is turned."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -7,7 +8,8 @@ from cnnjax import models, tree, weights
 from cnnjax.typing import UsageError
 from cnnjax.weights import leaves as rules
 from cnnjax.weights.detect import detect, fitting, layout_of
-from tests.fixtures.networks import filled
+from tests.fixtures.networks import filled, jit
+from tests.fixtures.torch_files import safetensors
 
 SOURCES = {"alexnet": ("torchvision",), "vgg": ("torchvision", "timm")}
 FITTING = {
@@ -73,3 +75,31 @@ def test_a_flattened_map_has_its_channels_first_in_the_file(name, dense):
         np.testing.assert_array_equal(file.reshape(expected.shape), expected)
         again = weights.convert(tensors, model, source)
         assert tree.leaf_digests(again) == tree.leaf_digests(variables)
+
+
+def test_the_convolutions_of_vgg_alone(tmp_path):
+    """A file without dense layers, such as those that style transfer and detection use, and the endpoints from it."""
+    stages = ((4, 1), (6, 2))
+    model = models.create("vgg16", stages=stages, dense=(), map_size=2, num_classes=0)
+    variables = filled(model, (8, 8, 3))
+    tensors = weights.export(variables, model, "torchvision")
+    assert set(tensors) == {f"features.{place}.{kind}" for place in (0, 3, 5) for kind in ("weight", "bias")}
+    path = safetensors(tmp_path / "trunk.safetensors", tensors)
+    with pytest.raises(UsageError, match=r"Missing: classifier\.0\.bias.* Use dense=\(\) for the layers before"):
+        weights.load(path, "vgg16", stages=stages, num_classes=5)
+    with pytest.raises(
+        UsageError, match=r"has no head\. .* Use num_classes=0 for the network without one, or head='new'"
+    ):
+        weights.load(path, "vgg16", stages=stages, dense=(), map_size=2)
+    loaded = weights.load(path, "vgg16", stages=stages, dense=(), map_size=2, num_classes=0)
+    assert tree.digest(loaded) == tree.digest(variables)
+    assert tree.digest(weights.load(path, "vgg16", stages=stages, dense=(), map_size=2, head="new")) == tree.digest(
+        loaded
+    )
+    _, endpoints = jit(model.apply)(loaded, jnp.ones((1, 8, 8, 3)))
+    assert endpoints["stage2"].shape == (1, 2, 2, 6)
+    headed = models.create("vgg16", stages=stages, dense=(), map_size=2, num_classes=3)
+    whole = weights.export(filled(headed, (8, 8, 3)), headed, "torchvision")
+    assert tree.digest(weights.convert(whole, model)) == tree.digest(
+        {"params": {name: value for name, value in filled(headed, (8, 8, 3))["params"].items() if name != "head"}}
+    )

@@ -17,3 +17,6 @@ LAYOUTS: Table = {
     **mobilenet.LAYOUTS,
     **efficientnet.LAYOUTS,
 }
+
+# Whose keys can be read and written.
+SOURCES = tuple(dict.fromkeys(source for functions in LAYOUTS.values() for source in functions))

@@ -1,4 +1,4 @@
-"""Inception v3 in torchvision's files, whose names timm has kept."""
+"""Inception v3 in torchvision's files, whose names timm has kept, and in Keras's."""
 
 from cnnjax.models.inception import BLOCKS, InceptionV3
 from cnnjax.weights.layout import Layout, Table
@@ -29,4 +29,21 @@ def torchvision(model: InceptionV3) -> Layout:
     return Layout({**modules, "auxiliary1/head": "AuxLogits.fc", "head": "fc"})
 
 
-LAYOUTS: Table = {InceptionV3: {"torchvision": torchvision, "timm": torchvision}}
+def keras(model: InceptionV3) -> Layout:
+    """``InceptionV3`` of keras.applications, whose convolutions are counted in the order in which they are made.
+
+    Raises:
+      UsageError: the network has an auxiliary head, which Keras's lacks.
+    """
+    if model.auxiliary:
+        raise UsageError("auxiliary=True has a head that Keras's InceptionV3 lacks. Use auxiliary=False.")
+    paths = list(STEM)
+    for name, branches in BLOCKS.items():
+        paths += [f"mixed{name}/{layer.name}" for branch in branches for layer in (*branch.layers, *branch.ends)]
+    modules: dict[str, str] = {}
+    for number, path in enumerate(paths):
+        modules |= {f"{path}/conv": f"conv2d_{number}", f"{path}/norm": f"batch_normalization_{number}"}
+    return Layout({**modules, "head": "predictions"}, style="keras", unscaled=True, fields={"average_padding": False})
+
+
+LAYOUTS: Table = {InceptionV3: {"torchvision": torchvision, "timm": torchvision, "keras": keras}}

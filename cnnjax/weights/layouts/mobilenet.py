@@ -1,10 +1,12 @@
-"""The MobileNets in torchvision's and timm's files."""
+"""The MobileNets in torchvision's, timm's and Keras's files."""
 
 from collections.abc import Iterator
 
 from cnnjax.models.mobilenet import MobileNetV1, MobileNetV2
 from cnnjax.typing import UsageError
 from cnnjax.weights.layout import Layout, Table
+
+KERAS = {"padding": "SAME", "epsilon": 1e-3}
 
 
 def conv_norm(path: str, conv: str, norm: str) -> dict[str, str]:
@@ -70,6 +72,43 @@ def timm_inverted(path: str, block: str, expansion: int) -> dict[str, str]:
     }
 
 
+def keras_v1(model: MobileNetV1) -> Layout:
+    """``MobileNet`` of keras.applications, on images whose sides are multiples of 32, where its padding is SAME's.
+
+    Raises:
+      UsageError: the network has full convolutions, which Keras's lacks.
+    """
+    if not model.separable:
+        raise UsageError("separable=False has full convolutions, which Keras's MobileNet lacks. Use separable=True.")
+    modules, depthwise, number = conv_norm("stem", "conv1", "conv1_bn"), [], 0
+    for stage, (_, count) in enumerate(model.stages, start=1):
+        for index in range(count):
+            path, number = f"stage{stage}_{index}", number + 1
+            modules |= conv_norm(f"{path}/depthwise", f"conv_dw_{number}", f"conv_dw_{number}_bn")
+            modules |= conv_norm(f"{path}/pointwise", f"conv_pw_{number}", f"conv_pw_{number}_bn")
+            depthwise.append(f"{path}/depthwise/conv")
+    return Layout(
+        {**modules, "head": "conv_preds"},
+        convolutions=("head",),
+        style="keras",
+        depthwise=tuple(depthwise),
+        fields=KERAS,
+    )
+
+
+def keras_v2(model: MobileNetV2) -> Layout:
+    """``MobileNetV2`` of keras.applications."""
+    modules, depthwise = conv_norm("stem", "Conv1", "bn_Conv1"), []
+    for number, (path, expansion) in enumerate(_blocks_v2(model)):
+        block = f"block_{number}" if number else "expanded_conv"
+        for layer in ("expand", "depthwise", "project"):
+            if layer != "expand" or expansion != 1:
+                modules |= conv_norm(f"{path}/{layer}", f"{block}_{layer}", f"{block}_{layer}_BN")
+        depthwise.append(f"{path}/depthwise/conv")
+    modules |= conv_norm(f"stage{len(model.stages) + 1}", "Conv_1", "Conv_1_bn")
+    return Layout({**modules, "head": "predictions"}, style="keras", depthwise=tuple(depthwise), fields=KERAS)
+
+
 def _blocks_v2(model: MobileNetV2) -> Iterator[tuple[str, int]]:
     """Our path and the expansion of every block."""
     for stage, (expansion, _, count, _) in enumerate(model.stages, start=1):
@@ -77,6 +116,6 @@ def _blocks_v2(model: MobileNetV2) -> Iterator[tuple[str, int]]:
 
 
 LAYOUTS: Table = {
-    MobileNetV1: {"timm": timm_v1},
-    MobileNetV2: {"torchvision": torchvision_v2, "timm": timm_v2},
+    MobileNetV1: {"timm": timm_v1, "keras": keras_v1},
+    MobileNetV2: {"torchvision": torchvision_v2, "timm": timm_v2, "keras": keras_v2},
 }

@@ -1,6 +1,7 @@
-"""VGG in torchvision's and timm's files."""
+"""VGG in torchvision's, timm's and Keras's files."""
 
 from cnnjax.models.vgg import VGG
+from cnnjax.typing import UsageError
 from cnnjax.weights.layout import Layout, Table
 
 
@@ -21,6 +22,23 @@ def timm(model: VGG) -> Layout:
     modules = convolutions(model)
     modules |= {name: f"pre_logits.fc{index}" for index, name in enumerate(dense, start=1)}
     return Layout({**modules, "head": "head.fc"}, _flattened(model), convolutions=tuple(dense))
+
+
+def keras(model: VGG) -> Layout:
+    """``VGG16`` and ``VGG19`` of keras.applications, and, by the same rules, the others without normalisation.
+
+    Raises:
+      UsageError: the network has normalisations, which Keras's lack.
+    """
+    if model.norm != "none":
+        raise UsageError(f"norm={model.norm} is in no VGG of Keras. Use norm='none'.")
+    modules: dict[str, str] = {}
+    for stage, (_, count) in enumerate(model.stages, start=1):
+        for index in range(1, count + 1):
+            layer = f"block{stage}_conv{index}"
+            modules |= {f"conv{stage}_{index}": layer, f"norm{stage}_{index}": layer}
+    modules |= {f"dense{index}": f"fc{index}" for index in range(1, len(model.dense) + 1)}
+    return Layout({**modules, "head": "predictions"}, style="keras", fields={"lrn": False})
 
 
 def convolutions(model: VGG) -> dict[str, str]:
@@ -50,4 +68,4 @@ def _flattened(model):
     return flattened(model.dense, model.map_size or 1, model.stages[-1][0])  # 1: of the smallest images
 
 
-LAYOUTS: Table = {VGG: {"torchvision": torchvision, "timm": timm}}
+LAYOUTS: Table = {VGG: {"torchvision": torchvision, "timm": timm, "keras": keras}}
