@@ -11,10 +11,11 @@ from cnnjax.models import choices
 from cnnjax.models.entry import Entry
 from cnnjax.models.flattened import check_dense, dense_stages, flattened_head
 from cnnjax.models.parts import ConvNorm, check_positive, parts, response_norm
-from cnnjax.ops.pool import max_pool
+from cnnjax.ops.pool import ceil_padding, max_pool
 from cnnjax.typing import Images, Logits, UsageError
 
 MAP = 6  # side of the map before the dense layers
+WINDOW, STRIDES = (3, 3), (2, 2)  # of pooling
 
 
 class AlexNet(nn.Module):
@@ -41,6 +42,8 @@ class AlexNet(nn.Module):
       dense: units of the hidden dense layers.
       groups: of conv2, conv4 and conv5.
       stem_padding: pixels around the images; conv1 itself has no padding.
+      ceil_pool: the last windows of pooling may hang over the edge, as in Caffe; else they must fit, as in torchvision.
+        On images of 227x227 pixels, and on 224x224 with stem_padding=2, both are the same.
       lrn: whether there is local response normalisation.
       lrn_after_pool: it follows the pooling.
       lrn_size, lrn_alpha, lrn_beta, lrn_k: see ``models.choices``; the paper's.
@@ -58,6 +61,7 @@ class AlexNet(nn.Module):
     dense: tuple[int, ...] = (4096, 4096)
     groups: int = 2
     stem_padding: int = 0
+    ceil_pool: bool = choices.added(False)
     lrn: bool = True
     lrn_after_pool: bool = False
     lrn_size: int = choices.added(5)
@@ -104,12 +108,12 @@ class AlexNet(nn.Module):
         endpoints: dict[str, Any] = {}
         options = {"strides": (4, 4), "padding": self.stem_padding}
         x = endpoints["conv1"] = self._convolution(1, 11, images, train, **options)
-        x = endpoints["stage1"] = self._pool(x)
+        x = endpoints["stage1"] = self._pool_and_normalize(x)
         x = endpoints["conv2"] = self._convolution(2, 5, x, train, groups=self.groups)
-        x = endpoints["stage2"] = self._pool(x)
+        x = endpoints["stage2"] = self._pool_and_normalize(x)
         for index, groups in ((3, 1), (4, self.groups), (5, self.groups)):
             x = endpoints[f"conv{index}"] = self._convolution(index, 3, x, train, groups=groups)
-        x = endpoints["stage3"] = max_pool(x, (3, 3), (2, 2))
+        x = endpoints["stage3"] = self._pool(x)
         logits = flattened_head(
             self,
             x,
@@ -129,12 +133,14 @@ class AlexNet(nn.Module):
             made = made._replace(norm=lambda channels: partial(parts(self).norm(channels), initial=self.initial_bias))
         return ConvNorm(self.features[index - 1], (side, side), made, name=f"conv{index}", **options)(x, train)
 
-    def _pool(self, x):
+    def _pool_and_normalize(self, x):
         """Overlapping max pooling and, where there is one, local response normalisation."""
         normalize = response_norm(self)
-        if self.lrn_after_pool:
-            return normalize(max_pool(x, (3, 3), (2, 2)))
-        return max_pool(normalize(x), (3, 3), (2, 2))
+        return normalize(self._pool(x)) if self.lrn_after_pool else self._pool(normalize(x))
+
+    def _pool(self, x):
+        padding = ceil_padding(x.shape[1:3], WINDOW, STRIDES) if self.ceil_pool else "VALID"
+        return max_pool(x, WINDOW, STRIDES, padding)
 
 
 ONE_COLUMN = {

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from cnnjax.models import choices
 from cnnjax.models.entry import Entry
 from cnnjax.models.flattened import check_dense, dense_stages, flattened_head
-from cnnjax.models.parts import norm_of
+from cnnjax.models.parts import halved, norm_of
 from cnnjax.nn import Conv, Dropout, activation, initializer
 from cnnjax.ops.conv import conv
 from cnnjax.ops.pool import average_pool
@@ -52,7 +52,8 @@ class LeNet5(nn.Module):
     Attributes:
       num_classes: length of the logits.
       padding: of the convolutions; "VALID" as in the paper needs images of at least 16x16, "SAME" 4x4.
-      activation, kernel_init: see ``models.choices``; tanh, as the lectures have it.
+      pool, activation, kernel_init: see ``models.choices``; averages as in the paper, and tanh as the lectures have
+        it. Caffe's example and many others pool maxima: pool="max".
       norm: of each convolution before its activation, in place of its bias.
       norm_groups: see ``models.choices``.
       dropout_at: "dense", or "all": also after both poolings.
@@ -63,6 +64,7 @@ class LeNet5(nn.Module):
 
     num_classes: int = 10
     padding: str = "VALID"
+    pool: str = choices.added("average")
     activation: str = "tanh"
     kernel_init: str = "xavier"
     norm: str = "none"
@@ -98,7 +100,7 @@ class LeNet5(nn.Module):
         x = images
         for index, maps in ((1, 6), (2, 16)):
             x = endpoints[f"conv{index}"] = act(self._conv(index, x, maps, train))
-            x = endpoints[f"pool{index}"] = average_pool(x)
+            x = endpoints[f"pool{index}"] = halved(self.pool, x)
             if self.dropout_at == "all":
                 x = Dropout()(x, dropout_rate, train)
         logits = flattened_head(self, x, endpoints, train, dropout_rate, DENSE, map_size=self.map_size)
@@ -107,7 +109,8 @@ class LeNet5(nn.Module):
     def _conv(self, index, x, maps, train):
         bare, init = self.norm == "none", initializer(self.kernel_init)
         layer = partial(Conv, padding=self.padding, use_bias=bare, kernel_init=init, dtype=self.dtype)
-        x = layer(maps, (5, 5), name=f"conv{index}")(x)
+        strides = (2, 2) if self.pool == "stride" else (1, 1)
+        x = layer(maps, (5, 5), strides=strides, name=f"conv{index}")(x)
         if bare:
             return x
         return norm_of(self, maps)(name=f"norm{index}")(x, train)

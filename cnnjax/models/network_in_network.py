@@ -16,16 +16,22 @@ from cnnjax.typing import Images, Logits, UsageError
 
 # Side of the kernel and channels of the first convolution of each stage, then channels of its 1x1 convolutions.
 CIFAR = ((5, 192, 160, 96), (5, 192, 192, 192), (3, 192, 192))
+CIFAR_POOLS = ("max", "average")
+POOLS = ("max", "average")
 WINDOW, STRIDES = (3, 3), (2, 2)
 
 
 class NetworkInNetwork(nn.Module):
     """Stages of one convolution and 1x1 convolutions: a small dense net that slides over the image (S4:471-491).
 
-    The authors' network for CIFAR-10 in Caffe, 966,986 parameters on 32x32x3. The first stage ends in max pooling,
-    the others but the last in average pooling, 3x3 with stride 2, whose windows may hang over the edge (Caffe's
-    rule; an average is of the pixels there are); dropout, 0.5 in Caffe, follows. The last 1x1 convolution has a
-    channel for each class; the logits are the averages of these channels over the image.
+    The authors' network for CIFAR-10 in Caffe, 966,986 parameters on 32x32x3. Every stage but the last ends in
+    pooling, 3x3 with stride 2, whose windows may hang over the edge (the rule of Caffe and of cuda-convnet; an average
+    is of the pixels there are); dropout, 0.5 in Caffe, follows. The last 1x1 convolution has a channel for each class;
+    the logits are the averages of these channels over the image.
+
+    The authors published three: for CIFAR-10 in Caffe, with maxima after the first stage and averages after the second,
+    which is the default; the paper's in cuda-convnet, of the same layers, and the one for ImageNet in Caffe, both with
+    maxima after all stages: pools=("max",).
 
     A 1x1 convolution is a dense layer at every pixel, so the last one is the dense layer ``head`` of the other
     networks, with kernel (channels, classes) and bias. But between it and the logits stand ``head_activation`` and
@@ -36,6 +42,7 @@ class NetworkInNetwork(nn.Module):
 
     Attributes:
       stages: of each, the side of its first kernel and the channels of its convolutions, all but the first 1x1.
+      pools: "max" or "average" after the first stage, the second, ...; the last one also after all further stages.
       num_classes: length of the logits.
       activation, kernel_init, norm, norm_groups: see ``models.choices``.
       head_activation: of the head at every pixel, before the average; ReLU in Caffe.
@@ -43,6 +50,7 @@ class NetworkInNetwork(nn.Module):
     """
 
     stages: tuple[tuple[int, ...], ...] = CIFAR
+    pools: tuple[str, ...] = choices.added(CIFAR_POOLS)
     num_classes: int = 10
     activation: str = "relu"
     head_activation: str = "relu"
@@ -60,6 +68,13 @@ class NetworkInNetwork(nn.Module):
             )
         if any(side % 2 == 0 for side, *_ in self.stages):
             raise UsageError(f"The first number in each of stages is the side of a kernel and odd, not {self.stages}.")
+        if not self.pools or any(pool not in POOLS for pool in self.pools):
+            raise UsageError(f"pools must hold one or more of {' and '.join(POOLS)}, not {self.pools}.")
+        if self.pools != CIFAR_POOLS and len(self.pools) >= max(len(self.stages), 2):
+            raise UsageError(
+                f"pools={self.pools} has more than the {len(self.stages) - 1} poolings between "
+                f"{len(self.stages)} stages. Leave the last out."
+            )
         super().__post_init__()
 
     @property
@@ -85,7 +100,7 @@ class NetworkInNetwork(nn.Module):
                 kernel = (1, 1) if index else (side, side)
                 x = ConvNorm(features, kernel, made, name=f"stage{stage}.{index}")(x, train)
             if stage < len(self.stages):
-                x = _pool(x, average=stage > 1)
+                x = _pool(x, average=self.pools[min(stage, len(self.pools)) - 1] == "average")
             endpoints[f"stage{stage}"] = x
             if stage < len(self.stages):
                 x = Dropout()(x, dropout_rate, train)

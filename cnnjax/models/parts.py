@@ -12,6 +12,7 @@ from cnnjax.nn import Conv, Dropout, activation, initializer, norm_layer
 from cnnjax.nn.norm import EPSILON
 from cnnjax.ops.conv import Padding, Pair
 from cnnjax.ops.lrn import local_response_norm
+from cnnjax.ops.pool import average_pool, blur_pool, max_pool
 from cnnjax.typing import Logits, UsageError, unknown
 
 # A network's field ``padding``, as ``ConvNorm`` takes it.
@@ -63,6 +64,16 @@ def response_norm(model: nn.Module) -> Callable[[Float[Array, "n h w c"]], Float
         return lambda x: x
     names = ("size", "alpha", "beta", "k")
     return partial(local_response_norm, **{name: fields[f"lrn_{name}"] for name in names})
+
+
+def halved(form: str, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
+    """A stage's map pooled as the field ``pool`` says (see ``models.choices``); sides are rounded down.
+
+    The strided convolutions of "stride" have halved them already.
+    """
+    if form == "blur":
+        return blur_pool(max_pool(x, strides=(1, 1)))
+    return {"max": max_pool, "average": average_pool, "stride": lambda x: x}[form](x)
 
 
 class ConvNorm(nn.Module):

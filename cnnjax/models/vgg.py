@@ -19,9 +19,8 @@ from jaxtyping import Array, Float
 from cnnjax.models import choices
 from cnnjax.models.entry import Entry
 from cnnjax.models.flattened import check_dense, dense_stages, flattened_head
-from cnnjax.models.parts import norm_of, response_norm
+from cnnjax.models.parts import halved, norm_of, response_norm
 from cnnjax.nn import Conv, Dropout, activation, initializer
-from cnnjax.ops.pool import average_pool, blur_pool, max_pool
 from cnnjax.typing import Images, Logits, UsageError
 
 # Channels and number of convolutions of each stage; then the dense layers before the head.
@@ -120,7 +119,7 @@ class VGG(nn.Module):
         for stage, (features, repeats) in enumerate(self.stages, start=1):
             for index in range(1, repeats + 1):
                 x = self._convolution(stage, index, features, x, train)
-            x = endpoints[f"stage{stage}"] = _pool(self.pool, x)
+            x = endpoints[f"stage{stage}"] = halved(self.pool, x)
             if self.dropout_at == "all":
                 x = Dropout()(x, dropout_rate, train)
         return flattened_head(self, x, endpoints, train, dropout_rate, self.dense, map_size=self.map_size), endpoints
@@ -139,13 +138,6 @@ class VGG(nn.Module):
 
 def _is_stage(stage):
     return isinstance(stage, tuple) and len(stage) == 2 and all(isinstance(n, int) and n >= 1 for n in stage)
-
-
-def _pool(form, x):
-    """Sides halved, rounded down; the strided convolutions of "stride" have halved them already."""
-    if form == "blur":
-        return blur_pool(max_pool(x, strides=(1, 1)))
-    return {"max": max_pool, "average": average_pool, "stride": lambda x: x}[form](x)
 
 
 def _published(depth: int, **fields: Any) -> Entry:

@@ -40,6 +40,24 @@ def test_shapes_of_logits_and_endpoints(name, expected):
     assert {key: value.shape for key, value in endpoints.items()} == expected
 
 
+@pytest.mark.parametrize("pool", ["average", "max", "blur", "stride"])
+def test_the_kind_of_pooling_is_a_field(pool):
+    model = models.create("lenet5", pool=pool, num_classes=3)
+    variables, x = filled(model, (32, 32, 1)), images(2, (32, 32, 1))
+    ends = jit(lambda variables, x: model.apply(variables, x)[1])(variables, x)
+    reductions = {"average": np.mean, "max": np.max}
+    for index, side in ((1, 14), (2, 5)):
+        before, after = ends[f"conv{index}"], ends[f"pool{index}"]
+        assert after.shape[1:3] == (side, side)
+        if pool == "stride":
+            np.testing.assert_array_equal(after, before)
+        elif pool in reductions:
+            windows = np.asarray(before).reshape(2, side, 2, side, 2, -1)
+            np.testing.assert_allclose(after, reductions[pool](windows, (2, 4)), rtol=1e-5, atol=1e-6)
+    with pytest.raises(UsageError, match="Unknown pool 'maximum'"):
+        models.create("lenet5", pool="maximum")
+
+
 # As printed
 
 

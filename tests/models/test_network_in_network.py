@@ -73,15 +73,20 @@ def test_a_stage_is_a_small_dense_net_at_every_pixel():  # S4:471-491
     np.testing.assert_allclose(ends["stage1"], y, rtol=1e-4, atol=1e-5)
 
 
-def test_windows_that_hang_over_the_edge_pool_the_pixels_there_are():
+@pytest.mark.parametrize(
+    ("fields", "reductions"),
+    [({}, (np.max, np.mean, np.mean)), ({"pools": ("max",)}, (np.max,) * 3)],
+    ids=["for CIFAR-10 in Caffe", "for ImageNet, and the paper's"],
+)
+def test_windows_that_hang_over_the_edge_pool_the_pixels_there_are(fields, reductions):
     """The last convolution of a stage copies its input, so the stages show the poolings."""
-    model = models.create(NAME, stages=((1, 1), (1, 1), (1, 1)), num_classes=1, activation="identity")
-    x = images(1, (7, 6, 1))
+    model = models.create(NAME, stages=((1, 1),) * 4, num_classes=1, activation="identity", **fields)
+    x = images(1, (15, 14, 1))
     shape = models.parameter_shapes(model, x.shape[1:])["params"]
     params = tree.mask(shape, lambda name, leaf: (np.ones if "kernel" in name else np.zeros)(leaf.shape, np.float32))
     ends = jit(lambda params, x: model.apply({"params": params}, x)[1])(params, x)
     expected = x
-    for stage, reduce in (("stage1", np.max), ("stage2", np.mean)):
+    for stage, reduce in zip(("stage1", "stage2", "stage3"), reductions, strict=True):
         rows, columns = (range(0, side - 1, 2) for side in expected.shape[1:3])  # Caffe: ceil((side - 3) / 2) + 1
         pooled = np.zeros((1, len(rows), len(columns), 1), np.float32)
         for (i, row), (j, column) in itertools.product(enumerate(rows), enumerate(columns)):
@@ -113,6 +118,9 @@ def test_dropout_follows_the_poolings():
         ({"stages": ((5, "4"),)}, "stages must hold one to nine stages"),
         ({"stages": (5, 4)}, "stages must hold one to nine stages"),
         ({"stages": ((4, 8),)}, r"the side of a kernel and odd, not \(\(4, 8\),\)"),
+        ({"pools": ()}, r"pools must hold one or more of max and average, not \(\)"),
+        ({"pools": ("max", "mean")}, r"pools must hold one or more of max and average, not \('max', 'mean'\)"),
+        ({"pools": ("max",) * 3}, r"more than the 2 poolings between 3 stages. Leave the last out"),
         ({"num_classes": -1}, r"num_classes must be a positive whole number, .*, not -1"),
         ({"head_activation": "rleu"}, "Unknown head_activation 'rleu'. Did you mean 'relu'"),
     ],
