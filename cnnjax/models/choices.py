@@ -78,12 +78,13 @@ def check(model: nn.Module) -> None:
     if fields.get("num_classes", 1) == 0 and fields.get("auxiliary", False):
         raise UsageError("auxiliary=True needs classes, and num_classes=0 is a network without heads. Leave one out.")
     _check_numbers(fields)
-    for field in dataclasses.fields(model):  # type: ignore[arg-type]
-        needed, value = NEEDS.get(field.name, ("", None))
-        if needed in fields and fields[needed] != value and fields[field.name] != field.default:
+    network: Any = model  # flax makes a dataclass of it
+    for own in dataclasses.fields(network):
+        needed, value = NEEDS.get(own.name, ("", None))
+        if needed in fields and fields[needed] != value and fields[own.name] != own.default:
             raise UsageError(
-                f"{field.name}={fields[field.name]} has no effect, for {needed}={fields[needed]}. "
-                f"Set {needed}={value}, or leave {field.name} out."
+                f"{own.name}={fields[own.name]} has no effect, for {needed}={fields[needed]}. "
+                f"Set {needed}={value}, or leave {own.name} out."
             )
 
 

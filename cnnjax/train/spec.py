@@ -288,9 +288,10 @@ def to_json(value: Any) -> Any:
     if type(value) in PLAIN:
         return value
     if isinstance(value, nn.Module):
+        network: Any = type(value)
         fields = {
             field.name: getattr(value, field.name)
-            for field, silent in _fields(type(value))
+            for field, silent in _fields(network)
             if field.name not in ("parent", "name") and not (silent and _is_default(value, field))
         }
         return {"module": f"{_home(type(value))}:{type(value).__qualname__}", **to_json(fields)}
