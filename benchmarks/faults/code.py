@@ -78,7 +78,7 @@ MODES = {"in process": (0, 1), "two workers": (2, 1), "four lanes": (0, 4)}
 class Study:
     """A user's folder with a network, a module that it imports, a program and a cnnjax of its own."""
 
-    def __init__(self, place: Place, name: str, workers: int, lanes: int, steps: int = 20_000):
+    def __init__(self, place: Place, name: str, workers: int, lanes: int, steps: int = 3_000):
         self.root = place.fresh(name)
         self.root.mkdir()
         for file, text in (("net.py", NET), ("helper.py", HELPER), ("study.py", STUDY), ("factor.txt", "1.0")):
