@@ -1,23 +1,35 @@
 """Which process this is, among all processes of all machines; whether and how another one ended; what it left behind.
 
+A process that is started ``with_this_one``, or whose ``preexec_fn`` is ``ending_with_this_one``, ends when this one has
+ended, at whatever moment and for whatever reason.
+
 What is written whole or not at all is first written under the name that ``partial`` gives. A kill leaves such a file
 or directory; its name says whose it was, and ``sweep_up`` removes those of processes that have ended.
 """
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import shutil
+import signal
 import socket
+import sys
+import threading
 import time
 import uuid
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 Identity = dict[str, Any]
 PARTIAL = ".partial-"
-ABANDONED_SECONDS = 86400.0
+ORPHAN_SECONDS = 5.0  # that a process has to save its state in when its parent has died
+_LOOK_SECONDS = 0.5  # between two looks whether it has
+_SET_PARENT_DEATH_SIGNAL = 1  # of prctl(2)
+ABANDONED_SECONDS = 3600.0  # that what another machine writes must not change in, by this process's own clock
+LABEL_LETTERS = 40  # of what a name begins with: systems know names of 255 bytes
 
 
 def identity() -> Identity:
@@ -32,6 +44,70 @@ def gone(other: Identity) -> bool:
         return False
     started = _started(other["pid"])
     return started is None or started != other.get("started")
+
+
+def end_with(parent: int, grace: float = ORPHAN_SECONDS) -> None:
+    """From now on this process does not outlive its parent by more than about ``grace`` seconds, whatever it is doing.
+
+    A thread looks whose child this is. An orphan is another's child at once, also where its parent had died before
+    this was called; no number of a process that is used again can mislead it.
+
+    Args:
+      parent: its number, which the parent itself has told.
+      grace: seconds to save a state in; the process may end by itself meanwhile.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_SECONDS)
+        time.sleep(grace)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
+
+
+@contextlib.contextmanager
+def with_this_one(grace: float = ORPHAN_SECONDS) -> Iterator[None]:
+    """Processes that multiprocessing spawns in this context call ``end_with`` in their first line.
+
+    They import the user's program before they come to their target, which takes seconds: only the command line that
+    starts them is early enough.
+    """
+    from multiprocessing import spawn
+
+    usual = spawn.get_command_line
+
+    def command_line(**about: Any) -> list[Any]:
+        *start, program, last = usual(**about)
+        where = f"import sys; sys.path[:] = {sys.path!r}"  # of this package, which need not be installed
+        return [
+            *start,
+            f"{where}; from cnnjax import process; process.end_with({os.getpid()}, {grace}); {program}",
+            last,
+        ]
+
+    spawn.get_command_line = command_line
+    try:
+        yield
+    finally:
+        spawn.get_command_line = usual
+
+
+def ending_with_this_one(number: int = signal.SIGTERM) -> Callable[[], None]:
+    """A ``preexec_fn`` for a command, which gets this signal when the thread that has started it is gone.
+
+    Only Linux can do this; elsewhere nothing is done.
+    """
+    parent = os.getpid()
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+    def settle() -> None:
+        if libc:
+            libc.prctl(_SET_PARENT_DEATH_SIGNAL, number)
+            if os.getppid() != parent:  # it died before the kernel was asked
+                os.kill(os.getpid(), number)
+
+    return settle
 
 
 def oom_kills(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
@@ -59,7 +135,7 @@ def oom_kills(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/sel
 def partial(directory: Path, label: str) -> Path:
     """A path in ``directory`` that no other process uses, for what is not whole yet; hidden, and its owner in it."""
     owner = f"{_machine_digest()}-{os.getpid()}-{_started(os.getpid())}"
-    return directory / f"{PARTIAL}{label}-{owner}-{uuid.uuid4().hex[:8]}"
+    return directory / f"{PARTIAL}{label[:LABEL_LETTERS]}-{owner}-{uuid.uuid4().hex[:8]}"
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -79,7 +155,11 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def sweep_up(directory: Path) -> None:
-    """Removes from ``directory`` what processes that have ended left half made; of other machines, after a day."""
+    """Removes from ``directory`` what processes that have ended left half made.
+
+    Of other machines, whose processes cannot be seen and whose clocks may differ: what did not change in
+    ``ABANDONED_SECONDS`` between two calls of this process.
+    """
     for path in directory.glob(f"{PARTIAL}*"):
         with contextlib.suppress(OSError, ValueError):  # just gone, or not of our naming
             if _abandoned(path):
@@ -90,7 +170,22 @@ def _abandoned(path: Path) -> bool:
     machine, pid, started = path.name.split("-")[-4:-1]
     if machine == _machine_digest() and started != "None":
         return _started(int(pid)) != started
-    return time.time() - path.stat().st_mtime > ABANDONED_SECONDS
+    state, now = _state(path), time.monotonic()
+    before, since = _seen.get(path, (None, now))
+    if state != before:
+        _seen[path] = (state, now)
+        return False
+    return now - since > ABANDONED_SECONDS
+
+
+_seen: dict[Path, tuple[Any, float]] = {}  # what others write: how it was, and since when this process has seen it so
+
+
+def _state(path: Path) -> list[tuple[str, int, int]]:
+    """What changes while something is written: name, size and time of a file, or of all in a directory."""
+    paths = sorted((path, *path.rglob("*"))) if path.is_dir() else [path]
+    abouts = [(each, each.stat()) for each in paths]
+    return [(str(each), about.st_size, about.st_mtime_ns) for each, about in abouts]
 
 
 @cache

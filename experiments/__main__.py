@@ -9,7 +9,7 @@ examples:
   python -m experiments --report                        one HTML page with all verdicts and figures
   python -m experiments --lectures                      how many rows of the lectures work, by kind
 
-exit codes: 0 done, 1 an experiment failed, 2 bad input, 130 interrupted
+exit codes: 0 done, 1 an experiment failed, 2 bad input, 130 interrupted, 141 nobody reads
 """
 
 import sys

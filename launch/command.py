@@ -18,7 +18,8 @@ run it here; --no_report leaves this out.
 Ctrl-C: jobs of SLURM go on (--cancel_on_interrupt cancels them), and the same launch continues a sweep. Tasks on this
 machine or of Ray are told to stop, and save their states.
 
-exit codes: 0 done, 1 tasks failed, 2 bad input (nothing was started), 130 interrupted; else that of the last COMMAND
+exit codes: 0 done, 1 tasks failed, 2 bad input (nothing was started), 130 interrupted, 141 nobody reads; else that of
+the last COMMAND
 """
 
 import dataclasses
@@ -35,7 +36,9 @@ from typing import Any
 from absl import flags
 
 from cnnjax.cli.arguments import HELP, Arguments, help_lines
+from cnnjax.cli.ending import ended
 from cnnjax.interrupt import Stopped, stoppable
+from cnnjax.process import ending_with_this_one
 from cnnjax.typing import UsageError, unknown
 from launch import ray_cluster, request, slurm, submit, watch
 from launch.request import Request
@@ -53,6 +56,10 @@ def main(argv: list[str] | None = None) -> int:
       argv: arguments without the program's name; ``sys.argv`` by default.
     """
     argv = sys.argv[1:] if argv is None else argv
+    return ended("launch", lambda: _outcome(argv))
+
+
+def _outcome(argv: list[str]) -> int:
     arguments = _arguments()
     own = argv[: argv.index("--")] if "--" in argv else argv
     if not argv or any(argument in HELP for argument in own):
@@ -189,6 +196,7 @@ def _check(command: tuple[str, ...]) -> None:
         tried = subprocess.run(
             [*command, "--plan"],
             env=_without_shard(),
+            preexec_fn=ending_with_this_one(),
             capture_output=True,
             text=True,
             timeout=CHECK_SECONDS,
@@ -255,7 +263,7 @@ def _launch(arguments: Arguments, asked: Request) -> int:
 
 def _here(command: tuple[str, ...]) -> int:
     """Runs the command on this terminal and returns its exit code."""
-    child = subprocess.Popen(command, env=_without_shard())
+    child = subprocess.Popen(command, env=_without_shard(), preexec_fn=ending_with_this_one())
     while True:
         try:
             code = child.wait()

@@ -62,7 +62,7 @@ def _check_listening(address: str) -> None:
       UsageError: nobody does.
     """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdigit():  # "auto", a name of Ray's, or none
+    if not colon or not port.isdecimal():  # "auto", a name of Ray's, or none
         return
     try:
         socket.create_connection((host, int(port)), timeout=5.0).close()

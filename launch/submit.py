@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cnnjax.process import identity
 from cnnjax.typing import UsageError
 from launch import slurm
 from launch.request import Request, prepared, shard
@@ -64,6 +65,8 @@ def check_installed(cluster: str) -> None:
 class _Submitted:
     """What is common to both: tasks by number, and the files that they leave."""
 
+    ends_with_launcher = False
+
     def __init__(self, request: Request, executor: Any):
         self.request, self.executor = request, executor
         self.jobs: dict[int, Any] = {}
@@ -72,7 +75,8 @@ class _Submitted:
     def tasks(self, numbers: list[int], cores: int | None = None) -> list[Task]:
         where = os.getcwd()
         command, total = self.command(), self.request.tasks
-        return [Task(command, shard(number, total), where, self.grace, cores) for number in numbers]
+        launcher = identity() if self.ends_with_launcher else None
+        return [Task(command, shard(number, total), where, self.grace, cores, launcher) for number in numbers]
 
     def command(self) -> tuple[str, ...]:
         """What a task runs."""
@@ -174,9 +178,10 @@ class Slurm(_Submitted):
 
 
 class Local(_Submitted):
-    """Processes on this machine, each with cores of its own."""
+    """Processes on this machine, each with cores of its own; they end with this one."""
 
     label = "this machine"
+    ends_with_launcher = True
 
     def __init__(self, request: Request):
         import submitit

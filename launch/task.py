@@ -6,11 +6,11 @@ where it runs a task, is there already.)
 Signals. A cluster that wants its machine back sends SIGUSR2 (submitit's sign of a near time limit or preemption):
 the child gets SIGTERM, saves its state and leaves, and the task is queued again. SIGTERM itself is passed on as well:
 who cancels a job loses at most what the child does not save. The child ignores SIGUSR2, which SLURM sends to every
-process of a job. Should this process be killed, the kernel sends the child SIGTERM.
+process of a job. Should this process be killed, the kernel sends the child SIGTERM. A task on the machine of the
+launcher ends when that has ended.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import fcntl
 import os
@@ -19,14 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from cnnjax.process import oom_kills
+from cnnjax.process import ORPHAN_SECONDS, Identity, ending_with_this_one, gone, oom_kills
 
 INTERRUPTED = 130  # exit code of a command that was stopped and saved its state
 NOT_FOUND = 127  # as in a shell
-_SET_PARENT_DEATH_SIGNAL = 1  # of prctl(2)
+LOOK_SECONDS = 1.0  # between two looks whether the launcher is there
 
 
 class Outcome(NamedTuple):
@@ -51,6 +52,7 @@ class Task:
       directory: in which it runs.
       grace: seconds that the command has to save its state.
       cores: to keep to, where the cluster does not see to it.
+      launcher: which process the task ends with; None: with none.
     """
 
     command: tuple[str, ...]
@@ -58,12 +60,14 @@ class Task:
     directory: str
     grace: float
     cores: int | None = None
+    launcher: Identity | None = None
 
     def __call__(self) -> Outcome:
         """Runs the command until it ends.
 
         Raises:
-          SystemExit: it was stopped by a signal to this process; then no result is written, for it may start again.
+          SystemExit: it was stopped by a signal to this process, or because the launcher is gone; then no result is
+            written, for it may start again.
         """
         stopped: list[int] = []
         with claimed(self.cores):
@@ -80,17 +84,25 @@ class Task:
 
             before = signal.signal(signal.SIGTERM, pass_on)
             try:
-                outcome = child.wait()
+                outcome = child.wait(self._is_left)
             except KeyboardInterrupt:  # Ray's way to cancel a task
                 child.stop(self.grace)
                 raise
             finally:
                 _children.remove(child)
                 signal.signal(signal.SIGTERM, before)
+        if self._is_left():
+            raise SystemExit(INTERRUPTED)
         if stopped and outcome.code:
             print(f"launch: stopped by SIGTERM; the command ended with {outcome.code}", file=sys.stderr, flush=True)
             raise SystemExit(INTERRUPTED)
         return outcome
+
+    def _is_left(self) -> bool:
+        """Whether the launcher has ended, or what it has started this process by."""
+        if self.launcher is None:
+            return False
+        return gone(self.launcher) or os.environ.get("SUBMITIT_LOCAL_JOB_ID") not in (None, str(os.getppid()))
 
     def checkpoint(self) -> Any:
         """submitit's question on SIGUSR2: stops the child, which saves its state; the same task is to run again."""
@@ -107,25 +119,27 @@ class _Child:
     """The command as a process in a session of its own."""
 
     def __init__(self, command: tuple[str, ...], directory: str, extra: dict[str, str]):
-        libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+        end_too = ending_with_this_one()
 
         def settle() -> None:  # between fork and exec, in a process with one thread
             for number in (signal.SIGUSR1, signal.SIGUSR2):
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})
-            if libc:
-                libc.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+            end_too()
 
         self.kills = oom_kills()
         self.process = subprocess.Popen(
             command, cwd=directory, env={**os.environ, **extra}, start_new_session=True, preexec_fn=settle
         )
-        if libc and os.environ.get("SUBMITIT_EXECUTOR") == "local":  # elsewhere the cluster ends this process
-            libc.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
-    def wait(self) -> Outcome:
+    def wait(self, is_left: Callable[[], bool] = lambda: False) -> Outcome:
         # Not Popen.wait: it holds a lock, and a signal's handler that comes in between must be able to wait as well.
+        looked = 0.0
         while not self.ended():
+            if time.monotonic() - looked > LOOK_SECONDS:
+                looked = time.monotonic()
+                if is_left():
+                    self.stop(ORPHAN_SECONDS)
             time.sleep(0.1)
         code = self.process.wait()
         return Outcome(code, bool(code) and oom_kills() > self.kills)

@@ -31,7 +31,7 @@ EXPERIMENTS = [command for command in COMMANDS if "-m experiments." in command a
     "code", [code for code in PYTHON if code not in NEED_FILES], ids=lambda code: code.split("\n")[0]
 )
 def test_python_runs(code, capsys):
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
     printed = capsys.readouterr().out
     if "claims.paired" in code:
         assert len(printed.strip("[]\n").split(",")) == 3  # a difference for each of three seeds

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.faults import code, devices, disk, distributed, inputs, killed, names, repeated
+from benchmarks.faults import code, devices, disk, distributed, inputs, killed, names, orphans, places, repeated
 from benchmarks.faults.finding import Finding, Place
 from benchmarks.measure import RESULTS, machine
 from cnnjax.strict_json import encode
@@ -33,6 +33,11 @@ TESTS = {
         killed.interrupt,
         "after SIGTERM and Ctrl-C it ends within 10 s with code 130, the state saved, and says how to resume; the "
         "resumed sweep is the uninterrupted one",
+    ),
+    "orphans": Test(
+        orphans.orphans,
+        "where the supervisor is killed, also within a second of starting a worker, no worker lives 10 s later, and "
+        "the same command finishes with the table of a sweep left in peace",
     ),
     "workers": Test(
         killed.workers,
@@ -62,6 +67,11 @@ TESTS = {
         disk.full_disk,
         "where a result cannot be kept it ends with an error; earlier checkpoints stay; with room again it goes on to "
         "the same table; full and read-only places are refused at the start",
+    ),
+    "places": Test(
+        places.places,
+        "where the directory is moved, exchanged, removed, made unwritable or filled in training, it ends with code 1 "
+        "and one line within a bundle; nothing is made elsewhere; mended, the same command goes on to the same table",
     ),
     "two_sweeps": Test(
         killed.two_sweeps,

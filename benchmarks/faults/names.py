@@ -143,6 +143,7 @@ def _exchanged_while_stopped(place: Place) -> list[str]:
 LONG = b"l" * 251
 CLASSES = (b"[bold]b", b"caf\xe9", b"new\nline \x1b[31mred", LONG + b"name")
 FILES = {0: b"\xff\xfe.png", 1: b"[b].png", 2: b"a  b\n.png", 3: LONG + b".png", 4: "漢字.png".encode()}
+DIRECTORIES = (b"  two  spaces ", b"line\nend", b"-x --y=z", b"w" * 255, b"caf\xe9")
 TERMINALS = {"UTF-8": {"PYTHONIOENCODING": "utf-8"}, "ASCII": {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}}
 WEIGHTS = """
 import os, sys
@@ -171,8 +172,10 @@ def names(place: Place) -> Finding:
     odd = os.fsdecode(os.path.join(root, CLASSES[1], FILES[0]))
     cnnjax = [sys.executable, "-m", "cnnjax"]
     runs = os.fsdecode(os.path.join(inside, b"r\xfc\n[/b]"))
-    storm = [sys.executable, "-m", "benchmarks.faults.storm", "--preset=smoke", "--seeds=1", "--workers=0", data,
-             "--batch_size=8", f"--workdir={runs}"]  # fmt: skip
+    sweep = [sys.executable, "-m", "benchmarks.faults.storm", "--preset=smoke", "--seeds=1", "--workers=0", data,
+             "--batch_size=8"]  # fmt: skip
+    storm = [*sweep, f"--workdir={runs}"]
+    others = {f"sweep in {name[:9]!r}": os.fsdecode(os.path.join(inside, name)) for name in DIRECTORIES}
     commands: dict[str, tuple[list[str], int]] = {
         "predict": ([*cnnjax, "predict", weights, os.fsdecode(root)], 0),
         "predict --json": ([*cnnjax, "predict", weights, "--json", odd], 0),
@@ -187,6 +190,10 @@ def names(place: Place) -> Finding:
         "sweep into head": (["bash", "-c", '"$@" | head -1; exit ${PIPESTATUS[0]}', "-", *storm], 0),
         "status": ([*cnnjax, "status", runs], 0),
         "compare": ([*cnnjax, "compare", f"{runs}/storm", f"{runs}/storm"], 0),
+        **{name: ([*sweep, f"--workdir={path}"], 0) for name, path in others.items()},
+        "sweep in a name too long": ([*sweep, f"--workdir={runs}/{'x' * 256}"], 2),
+        "status of a name too long": ([*cnnjax, "status", f"{runs}/{'x' * 256}"], 2),
+        "sweep in a path too long": ([*sweep, f"--workdir={runs}/{'/'.join(['x' * 200] * 30)}"], 2),
     }  # fmt: skip
     if place.quick:
         commands = {name: commands[name] for name in ("predict", "predict --json", "evaluate a missing folder")}
@@ -205,6 +212,9 @@ def names(place: Place) -> Finding:
                 (row,) = json.loads(ended.out)
                 if row["image"] != odd or row["classes"][0]["class"] not in map(os.fsdecode, CLASSES):
                     problems.append(f"{label}: other names: {row!a}")
+    for name, path in () if place.quick else others.items():
+        if len(list(Path(path).glob("storm/rows/*.json"))) != 3:
+            problems.append(f"{name}: its rows are elsewhere")
     return Finding.of(problems, commands=len(commands) * len(TERMINALS), names=len(CLASSES) + len(FILES))
 
 

@@ -101,12 +101,12 @@ class Sweep:
             **(environment or {}),
         }
         self.starts = 0
+        self.log = self.workdir.with_name(f"{self.workdir.name}-log")
 
     def start(self, *flags: str, **environment: str) -> Process:
         """Starts the command."""
         self.starts += 1
-        log = self.workdir.with_name(f"{self.workdir.name}-log") / f"{self.starts}"
-        return Process(log, [*self.command, *flags], {**self.environment, **environment})
+        return Process(self.log / f"{self.starts}", [*self.command, *flags], {**self.environment, **environment})
 
     def run(self, *flags: str, limit: float = LIMIT, **environment: str) -> Ended:
         """Starts the command and waits for its end."""

@@ -98,5 +98,5 @@ def _floats(found):
 
 def _depth(name):
     """Layers sort by depth, as this package names them: the stem first, the head last, numbers counted."""
-    counted = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    counted = [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
     return name != "stem", name == "head", counted

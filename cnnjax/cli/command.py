@@ -15,19 +15,18 @@ examples:
 
 ``cnnjax SUBCOMMAND --help`` lists a subcommand's flags. Experiments are run by ``python -m experiments``.
 
-exit codes: 0 done, 1 (compare, rerun) bits differ, 2 bad input (nothing is written), 130 interrupted
+exit codes: 0 done, 1 (compare, rerun) bits differ, 2 bad input (nothing is written), 130 interrupted, 141 nobody reads
 """
 
 import importlib
-import os
 import sys
 
 from cnnjax import __version__
 from cnnjax.cli.arguments import HELP, Arguments, help_lines
+from cnnjax.cli.ending import ended
 from cnnjax.interrupt import stoppable
-from cnnjax.text import never_fail_to_print, printable
+from cnnjax.text import printable
 
-NOBODY_READS = 141  # what a shell says of a program that SIGPIPE has ended
 SUBCOMMANDS = {
     "models": "every network: year, parameters, multiply-adds, receptive field",
     "summary": "one network, layer by layer",
@@ -41,29 +40,21 @@ SUBCOMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a subcommand and returns the exit code: 0, 1 where bits differ, 2 for bad input, 130 when interrupted.
+    """Runs a subcommand and returns the exit code: see the top of this file.
 
     Args:
       argv: arguments without the program's name; ``sys.argv`` by default.
     """
-    never_fail_to_print()
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    if name in HELP:
-        listed = "".join(f"  {name:10s} {text}\n" for name, text in SUBCOMMANDS.items())
-        print((__doc__ or "").format(subcommands=listed), end="")
-        return 0
-    if name == "--version":
-        print(__version__)
-        return 0
     label = f"cnnjax {name}" if name in SUBCOMMANDS else "cnnjax"
+    return ended(label, lambda: _outcome(label, name, rest))
+
+
+def _outcome(label: str, name: str, argv: list[str]) -> int:
+    """The exit code of a subcommand, for whatever it may raise."""
     try:
         with stoppable():
-            code = _run(name, rest)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # standard output went to a program that has ended, such as ``head``
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NOBODY_READS
+            return _run(name, argv)
     except ValueError as error:
         from cnnjax.typing import UsageError  # imports JAX, which help does not need
 
@@ -77,6 +68,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(name: str, argv: list[str]) -> int:
+    if name in HELP:
+        listed = "".join(f"  {name:10s} {text}\n" for name, text in SUBCOMMANDS.items())
+        print((__doc__ or "").format(subcommands=listed), end="")
+        return 0
+    if name == "--version":
+        print(__version__)
+        return 0
     if name not in SUBCOMMANDS:
         from cnnjax.typing import unknown
 

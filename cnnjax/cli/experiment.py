@@ -6,7 +6,8 @@ number), ``spec(preset, data)``, ``hyper(preset, data)``, ``grid(preset, data)``
 net at its initialisation. Then ``verdict`` takes these as its second argument. It may have ``source``: see
 ``cli.source``. It may have ``DATA``, the name of its dataset where that is not digits.
 
-Exit codes: 0 done, 1 a run failed, 2 bad input (nothing was written), 130 interrupted (the same command resumes).
+Exit codes: 0 done, 1 a run failed or results cannot be written any more, 2 bad input (nothing was written), 130
+interrupted (the same command resumes), 141 nobody reads what is printed.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from typing import Any
 import jax
 
 from cnnjax import claims, models
+from cnnjax.cli.ending import ended
 from cnnjax.cli.flags import Flags
 from cnnjax.cli.progress import display
 from cnnjax.cli.source import source_session, train, trained
@@ -35,11 +37,12 @@ from cnnjax.sweep import joint, plan, points, rule
 from cnnjax.sweep.bundle import dataset_of, threads_here
 from cnnjax.sweep.execution import Execution
 from cnnjax.sweep.grid import Grid
+from cnnjax.sweep.place import Unwritable
 from cnnjax.sweep.plan import AUTO, Plan, assign
 from cnnjax.sweep.session import Session
 from cnnjax.sweep.store import Row, dumps
 from cnnjax.sweep.supervise import pin
-from cnnjax.text import never_fail_to_print, printable, printable_lines
+from cnnjax.text import printable, printable_lines
 from cnnjax.train import peers
 from cnnjax.train.program import Driver
 from cnnjax.train.run import Interrupted
@@ -59,7 +62,11 @@ def main(experiment: ModuleType | str, argv: list[str] | None = None) -> int:
     module = sys.modules[experiment] if isinstance(experiment, str) else experiment
     argv = sys.argv[1:] if argv is None else argv
     name = Path(str(module.__file__)).stem
-    never_fail_to_print()
+    return ended(name, lambda: _outcome(name, module, argv))
+
+
+def _outcome(name: str, module: ModuleType, argv: list[str]) -> int:
+    """The exit code of an experiment, for whatever it may raise that somebody can mend."""
     try:
         with stoppable():
             return _main(name, module, argv)
@@ -73,6 +80,9 @@ def main(experiment: ModuleType | str, argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:  # before or after the runs
         print(f"{name}: stopped. The same command resumes.", file=sys.stderr)
         return 130
+    except Unwritable as error:
+        print(f"{name}: {printable_lines(str(error))}", file=sys.stderr)
+        return 1
     except RuntimeError as error:
         print(
             f"{name}: {printable_lines(str(error))}\nFinished runs are kept; the same command tries the others again.",

@@ -1,6 +1,7 @@
 """The ledger of claims: what every experiment asserts, the newest verdict on it, and how to fill the gaps.
 
-Exit codes: 0 done, 1 an experiment failed, 2 bad input, 130 interrupted (the same command resumes).
+Exit codes: 0 done, 1 an experiment failed, 2 bad input, 130 interrupted (the same command resumes), 141 nobody reads
+what is printed.
 """
 
 import argparse
@@ -15,13 +16,15 @@ from types import ModuleType
 from typing import Any
 
 from cnnjax.cli import evidence, experiment, missing
+from cnnjax.cli.arguments import HELP
+from cnnjax.cli.ending import NOBODY_READS, ended
 from cnnjax.cli.evidence import Entry
 from cnnjax.interrupt import stoppable
 from cnnjax.report import gallery
 from cnnjax.report.gallery import NOT_RUN, RULE_CHANGED
 from cnnjax.report.table import VERDICT_STYLES, effect_text
 from cnnjax.strict_json import encode
-from cnnjax.text import never_fail_to_print, printable, printable_lines
+from cnnjax.text import printable, printable_lines
 from cnnjax.typing import UsageError, unknown
 
 SIGNATURES = 3  # as many are printed: one for each program
@@ -30,10 +33,16 @@ TABLE_WIDTH = 130  # columns from which on a table is easier to read than a list
 
 def main(argv: list[str], description: str) -> int:
     """Does what the arguments ask (see ``--help``) and returns the exit code; 2 for bad input."""
+    return ended("experiments", lambda: _outcome(argv, description))
+
+
+def _outcome(argv: list[str], description: str) -> int:
     parser = _parser(description)
+    if any(argument in HELP for argument in argv):
+        print(parser.format_help(), end="")  # argparse itself does not mind whether anybody reads it
+        return 0
     options = parser.parse_args(argv)
     _check(parser, options)
-    never_fail_to_print()
     try:
         with stoppable():
             return _main(options)
@@ -113,7 +122,7 @@ def _main(options: argparse.Namespace) -> int:
         return 0
     modules, workdir = _chosen(options.only), Path(options.workdir)
     code = missing.fill(modules, workdir, options) if options.run_missing else 0
-    if options.plan or code == 130:
+    if options.plan or code in (130, NOBODY_READS):
         return code
     entries = evidence.ledger(workdir, modules)
     if options.json:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 
 from cnnjax.cli import evidence, experiment
+from cnnjax.cli.ending import NOBODY_READS
 from cnnjax.cli.experiment import default_data
 from cnnjax.cli.source import source_session, trained
 from cnnjax.data.catalog import DataConfig, describe
@@ -64,7 +65,7 @@ def fill(modules: Mapping[str, ModuleType], workdir: Path, options: argparse.Nam
     for place, name in enumerate([] if options.plan else due, 1):
         print(f"\n[{place} of {len(due)}] {name}", flush=True)
         code = _run(modules[name], _arguments(options))
-        if code == 130:
+        if code in (130, NOBODY_READS):
             return code
         failed += [name] if code else []
     if failed:

@@ -119,7 +119,7 @@ def write(
     if not rows:
         raise UsageError(f"Experiment {experiment!r} has no finished run to report. Run it first.")
     directory = Path(directory)
-    (directory / "figures").mkdir(parents=True, exist_ok=True)
+    (directory / "figures").mkdir(exist_ok=True)
     write_results_csv(directory / "results.csv", rows)
     if measured:
         write_results_csv(directory / "measured.csv", measured)

@@ -176,7 +176,8 @@ def run_bundle(
             if not may_write():
                 raise LeaseLost(bundle.bundle_id)
             if outcome.variables is not None:  # before the row, which is never without its file
-                row["weights"] = _keep_weights(bundle, dataset, outcome.variables, store, row["run_id"])
+                with store.writing("weights"):
+                    row["weights"] = _keep_weights(bundle, dataset, outcome.variables, store, row["run_id"])
             store.write(row)
 
     train(

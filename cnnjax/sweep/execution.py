@@ -1,14 +1,17 @@
 """How a sweep is executed: which processes, which devices, what limits and what is kept."""
 
 import os
+import re
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from cnnjax.data.feed import Mode
 from cnnjax.sweep.lease import LEASE_SECONDS
 from cnnjax.train.program import Driver
 from cnnjax.train.run import CHECKPOINT_SECONDS
-from cnnjax.typing import UsageError
+from cnnjax.typing import UsageError, unknown
+
+FORMS = ("auto", "loop", "scan")  # of a driver; "auto" is the rule's
 
 
 class Member(NamedTuple):
@@ -27,10 +30,10 @@ def fleet_member() -> Member | None:
     text = os.environ.get("CNNJAX_SHARD")
     if not text:
         return None
-    index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+    parts = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)  # other digits than these make no number, or another
+    if not (parts and int(parts[1]) < int(parts[2])):
         raise UsageError(f"CNNJAX_SHARD={text!r} must be INDEX/COUNT with 0 <= INDEX < COUNT, such as 0/8.")
-    return Member(int(index), int(count))
+    return Member(int(parts[1]), int(parts[2]))
 
 
 # The least values of its numbers; their flags have the same.
@@ -68,7 +71,7 @@ class Execution:
         ``fleet_member``. None waits for what others hold, so that all is done in the end.
 
     Raises:
-      UsageError: a number that is none, not finite or too small.
+      UsageError: a value of another kind, or out of its bounds.
     """
 
     workers: int = 0
@@ -84,7 +87,7 @@ class Execution:
     log: tuple[str, ...] = ()
     member: Member | None = field(default_factory=fleet_member)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, lowest in LOWEST.items():
             value = getattr(self, name)
             whole = isinstance(lowest, int)
@@ -92,8 +95,35 @@ class Execution:
                 raise UsageError(f"{name}={value!r} must be a {'whole ' if whole else ''}number.")
             if not lowest <= value <= LARGEST:
                 raise UsageError(f"{name}={value} must be from {lowest} to {LARGEST:,}.")
+        for name in ("keep_checkpoints", "mix_signatures"):
+            if type(value := getattr(self, name)) is not bool:
+                raise UsageError(f"{name}={value!r} must be True or False.")
+        if self.feed not in get_args(Mode):
+            raise unknown("feed", str(self.feed), get_args(Mode))
+        if not (isinstance(self.log, tuple) and all(isinstance(writer, str) for writer in self.log)):
+            raise UsageError(f"log={self.log!r} must be a tuple of names, such as ('tensorboard',).")
+        if self.driver is not None:
+            _check_driver(self.driver)
+        if self.member is not None:
+            _check_member(self.member)
 
     @property
     def share(self) -> Member:
         """What this process begins with: the whole, where there is no fleet."""
         return self.member or Member()
+
+
+def _check_driver(driver: Any) -> None:
+    if not isinstance(driver, Driver):
+        raise UsageError(f"driver={driver!r} must be a Driver, such as Driver('scan', lanes=4).")
+    if driver.form not in FORMS:
+        raise unknown("form of a driver", str(driver.form), FORMS)
+    for name in ("lanes", "runs", "data"):
+        if type(value := getattr(driver, name)) is not int or value < 1:
+            raise UsageError(f"driver.{name}={value!r} must be a whole number, at least 1.")
+
+
+def _check_member(member: Any) -> None:
+    parts = tuple(member) if isinstance(member, tuple) else ()
+    if not (len(parts) == 2 and all(type(part) is int for part in parts) and 0 <= parts[0] < parts[1]):
+        raise UsageError(f"member={member!r} must be Member(number, of) with 0 <= number < of.")

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from cnnjax.sweep.bundle import run_bundle
 from cnnjax.sweep.execute import handling
+from cnnjax.sweep.place import Unwritable
 from cnnjax.sweep.plan import Bundle
 from cnnjax.sweep.store import Store
 from cnnjax.sweep.work import Failure, Job, Listener, Progress, Settings, Worker, explained, work
@@ -71,10 +72,12 @@ def jointly(jobs: Sequence[Job], settings: Settings, listen: Listener, stall_sec
     def give_up(failure: Failure) -> None:
         peers.abandon(failure.reason.strip().splitlines()[-1])
 
+    worker = Worker(0, settings.execution.share)
     with handling(interrupted), Watch(stall_seconds) as watch:
-        work(
-            jobs, settings, Worker(0, settings.execution.share), heard, interrupted.is_set, began=began, failed=give_up
-        )
+        try:
+            work(jobs, settings, worker, heard, interrupted.is_set, began=began, failed=give_up)
+        except Unwritable as error:
+            peers.abandon(str(error))
 
 
 def follow(stall_seconds: float = STALL_SECONDS) -> None:

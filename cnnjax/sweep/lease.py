@@ -14,6 +14,7 @@ has closed is seen whole by those that open it afterwards, and a new modificatio
 import contextlib
 import json
 import os
+import re
 import threading
 import time
 import uuid
@@ -26,6 +27,7 @@ from cnnjax.strict_json import encode
 
 LEASE_SECONDS = 60.0
 BEATS = 6  # in the time that a lease lasts
+NUMBER = re.compile(r"[1-9][0-9]{0,8}")  # of a lease; of other digits there are many
 
 
 class Lease:
@@ -74,7 +76,8 @@ class Lease:
         """Gives the bundle back. What it was taken for must be done before, or nobody knows."""
         if self.held():
             for number in range(1, self.number + 1):  # from below: an earlier holder never finds itself the last
-                self._path(number).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # gone, or the disk refuses: others see that the holder has ended
+                    self._path(number).unlink()
 
     def _path(self, number: int) -> Path:
         return self._directory / f"{self.bundle}.{number}"
@@ -84,7 +87,7 @@ class Leases:
     """The leases of one directory, as one worker sees them.
 
     Args:
-      directory: made when the first lease is taken.
+      directory: made when the first lease is taken, in a directory that is there.
       worker: what this worker is called.
       seconds: how long a lease lasts without a beat.
       clock: seconds that only ever rise; its zero does not matter.
@@ -118,7 +121,7 @@ class Leases:
         number = self._last({bundle}).get(bundle, 0)
         if number and not self._run_out(f"{bundle}.{number}"):
             return None
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(exist_ok=True)
         known = {"worker": self.worker, "seconds": self.seconds, "since": time.time(), **self._holder, **about}
         record = encode({**known, "token": uuid.uuid4().hex})
         partial = process.partial(self.directory, "lease")
@@ -186,7 +189,7 @@ class Leases:
             return []
         split = (name.rpartition(".") for name in names if not name.startswith("."))
         wanted = split if bundles is None else (parts for parts in split if parts[0] in bundles)
-        return [(bundle, int(number)) for bundle, _, number in wanted if bundle and number.isdigit()]
+        return [(bundle, int(number)) for bundle, _, number in wanted if bundle and NUMBER.fullmatch(number)]
 
     def _run_out(self, name: str) -> bool:
         try:

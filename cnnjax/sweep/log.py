@@ -72,7 +72,7 @@ class Log:
     def _append(self, entry: Event) -> None:
         line = dumps(entry).replace("\n", "") + "\n"  # line ends inside texts are escaped
         if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(exist_ok=True)  # the sweep's directory itself is there, or it was moved
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             self._torn = os.fstat(self._file).st_size > 0  # by an earlier worker of this name, perhaps
         content = (b"\n" if self._torn else b"") + line.encode()

@@ -21,6 +21,7 @@ from cnnjax.train.spec import PLAIN, Hyper, Spec, check_values, digest, digest_o
 from cnnjax.typing import UsageError, unknown
 
 AUTO = "auto"  # a driver's form that stands for the rule's
+MOST_RUNS = 200_000  # of one sweep: planning them takes some ten seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +95,10 @@ def points(spec: Spec, hyper: Hyper, grid: Grid, seeds: Sequence[int]) -> tuple[
     """Every assignment of the grid with every seed; seeds vary fastest.
 
     Raises:
-      UsageError: an unknown name or model field, no seeds, one that is none, or the same run twice.
+      UsageError: an unknown name or model field, no seeds, one that is none, more runs than ``MOST_RUNS``, or the same
+        run twice.
     """
-    if not len(seeds) or not grid:
-        raise UsageError("The sweep is empty: give at least one point and one seed.")
+    _check_runs(len(grid), seeds)
     for seed in seeds:
         if type(seed) is not int or not 0 <= seed < 2**32:
             raise UsageError(f"The seed {seed!r} must be a whole number from 0 to 2**32 - 1.")
@@ -117,6 +118,22 @@ def points(spec: Spec, hyper: Hyper, grid: Grid, seeds: Sequence[int]) -> tuple[
                 f"{point.seed} are the same. Remove one."
             )
     return tuple(made)
+
+
+def _check_runs(conditions: int, seeds: Sequence[int]) -> None:
+    """Refuses a sweep of no run, and of more than can be planned in seconds."""
+    try:
+        count = len(seeds)
+    except OverflowError:  # a range may be longer than Python can count
+        count = seeds[-1] - seeds[0] + 1
+    if not count or not conditions:
+        raise UsageError("The sweep is empty: give at least one point and one seed.")
+    if count * conditions > MOST_RUNS:
+        raise UsageError(
+            f"{count * conditions:,} runs ({conditions:,} conditions with {count:,} seeds each) are more than the "
+            f"{MOST_RUNS:,} that one sweep may have. Use fewer seeds, or several sweeps with other --first_seed and "
+            "--workdir."
+        )
 
 
 def assign(spec: Spec, hyper: Hyper, assignment: Assignment) -> tuple[Spec, Hyper]:

@@ -22,7 +22,7 @@ from cnnjax.sweep.grid import NOTHING, Grid
 from cnnjax.sweep.log import check_writers
 from cnnjax.sweep.plan import Bundle, Plan, Point, plan, points
 from cnnjax.sweep.store import Row, Store
-from cnnjax.sweep.supervise import in_workers
+from cnnjax.sweep.supervise import end_if_imported, in_workers
 from cnnjax.sweep.work import Job, Listener, Settings
 from cnnjax.train import peers
 from cnnjax.train.pretrained import sha256
@@ -56,6 +56,7 @@ def run(
       UsageError: anything that cannot work, before data are loaded or anything compiled.
       Interrupted: by Ctrl-C, with the state saved where there is a directory.
     """
+    end_if_imported()
     execution = execution or Execution()
     platform = jax.default_backend()
     planned = plan(points(spec, hyper or Hyper(), grid, seeds), platform, execution.driver)
@@ -165,11 +166,13 @@ class Session:
 
         Raises:
           Interrupted: by Ctrl-C; the same call resumes.
+          Unwritable: results cannot be written any more, or the directory was moved; the same call goes on.
           RuntimeError: a bundle failed, after the others were finished.
         """
         jobs = [Job(b, self.signatures[(b.spec, b.driver)]) for b in self.pending()]
         if self.store:
             self._execute(jobs, self.store, listen)
+            self.store.hold()  # refuses another directory in its place
             self.store.clean((point.run_id for point in self.plan.points), self.execution.keep_checkpoints)
         elif jobs:
             with tempfile.TemporaryDirectory() as directory:
@@ -180,7 +183,7 @@ class Session:
     def _execute(self, jobs: list[Job], store: Store, listen: Listener) -> None:
         if not jobs:
             return
-        settings = Settings(store.directory, self.fingerprints, self.execution, store.failures())
+        settings = Settings(store.directory, self.fingerprints, self.execution, store.failures(), store.hold())
         if peers.count() > 1:
             joint.jointly(jobs, settings, listen)
         elif any(job.bundle.driver.devices > 1 for job in jobs):  # all devices of this process

@@ -24,7 +24,9 @@ from cnnjax import process
 from cnnjax.process import write_atomically
 from cnnjax.provenance import code_differences
 from cnnjax.strict_json import encode, finite
+from cnnjax.sweep import place
 from cnnjax.sweep.lease import LEASE_SECONDS, Leases
+from cnnjax.sweep.place import Place, Unwritable
 from cnnjax.sweep.validity import DIGEST, Row, check_manifest, check_origin, check_row, content_digest
 from cnnjax.train.pretrained import sha256
 from cnnjax.typing import UsageError, differences
@@ -105,10 +107,50 @@ def encoded_arrays(found: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
 
 
 class Store:
-    """The results directory of one sweep. Making one touches nothing on disk."""
+    """The results directory of one sweep. Making one touches nothing on disk.
+
+    The first write makes the directory where it is missing, and from then on it is held: see ``place``.
+    """
 
     def __init__(self, directory: Path):
         self.directory = directory
+        self._place: Place | None = None
+
+    def hold(self, identity: place.Identity | None = None) -> place.Identity:
+        """Makes the directory where it is missing; writes go there from now on, or nowhere.
+
+        Args:
+          identity: of the directory that another process has opened, and that this one is to write into.
+
+        Returns:
+          Its identity.
+
+        Raises:
+          Unwritable: it is another directory, or was another one before.
+          OSError: it cannot be made.
+        """
+        if self._place is None:
+            if identity is None:
+                self.directory.mkdir(parents=True, exist_ok=True)
+            self._place = Place(self.directory, identity)
+        self._place.check()
+        return self._place.identity
+
+    @contextlib.contextmanager
+    def writing(self, folder: str = "") -> Iterator[Path]:
+        """Around what writes into the directory, or into a folder of it, which is made where it is missing.
+
+        Raises:
+          Unwritable: it is not the directory that was opened, or the disk refuses.
+        """
+        if self._place is None:
+            self.hold()
+        assert self._place is not None
+        with self._place.writing():
+            path = self.directory / folder
+            if folder:
+                path.mkdir(exist_ok=True)
+            yield path
 
     @property
     def manifest(self) -> dict[str, Any] | None:
@@ -142,7 +184,8 @@ class Store:
             another execution signature, such as by other code, rows of another sweep, or a directory that cannot be
             written.
         """
-        _check_writable(self.directory)
+        if self._place is None:
+            place.probe(self.directory)
         found = self.manifest
         if found is None and self._holds_results() and (found := self.manifest) is None:  # or it came in between
             raise UsageError(f"{self.directory} is not empty and holds no manifest. Use another --workdir.")
@@ -153,6 +196,8 @@ class Store:
         data = manifest.get("data", {})
         data_differ = any(found["data"][name] != data[name] for name in set(found["data"]) & set(data))
         if gone or data_differ:
+            if not data_differ and (told := _fewer_seeds(found["configuration"], manifest["configuration"])):
+                raise UsageError(f"{self.directory} {told}, or use another --workdir.")
             compared = ("data",) if data_differ else ("configuration",)
             told = "\n".join(differences(*({key: m[key] for key in compared} for m in (found, manifest))))
             raise UsageError(
@@ -217,7 +262,7 @@ class Store:
           UsageError: it cannot be made.
         """
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            self.hold()
             path = self.directory / "manifest.json"
             previous = self.manifest
             if previous is not None:
@@ -243,6 +288,7 @@ class Store:
         """
         leases, lease = self.leases("opening", seconds=5.0), None
         try:
+            self.hold()
             while (lease := leases.acquire("manifest")) is None:
                 time.sleep(0.05)
         except OSError as error:
@@ -289,17 +335,21 @@ class Store:
             raise UsageError(f"{path} cannot be read ({error}). Remove it to have the run repeated.") from error
 
     def write(self, row: Row) -> None:
-        """Adds the row of a finished run; one that is there already stays as it is."""
+        """Adds the row of a finished run; one that is there already stays as it is.
+
+        Raises:
+          Unwritable: it cannot be written; see ``writing``.
+        """
         path = self._path(row["run_id"])
         row = finite(row)
-        _link(path, dumps({**row, DIGEST: content_digest(row)}))
-        self._failure(row["run_id"]).unlink(missing_ok=True)
+        with self.writing("rows"):
+            _link(path, dumps({**row, DIGEST: content_digest(row)}))
+            self._failure(row["run_id"]).unlink(missing_ok=True)
 
     def fail(self, run: str, reason: str, **about: Any) -> None:
         """Says why a run failed, for those who look; another failure replaces it, its row removes it."""
         path = self._failure(run)
-        with contextlib.suppress(OSError):  # a full disk may be the reason
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(Unwritable), self.writing("failed"):  # a full disk may be the reason
             write_atomically(path, dumps({"run_id": run, "reason": reason, "time": time.time(), **about}))
 
     def failure(self, run: str) -> dict[str, Any] | None:
@@ -337,8 +387,8 @@ class Store:
 
     def clean(self, runs: Iterable[str], keep_checkpoints: bool = False) -> None:
         """Removes what only unfinished sweeps need: where another worker is still busy, only what kills left behind."""
-        for place in (".", "rows", "failed", "weights", "leases"):
-            process.sweep_up(self.directory / place)
+        for folder in (".", "rows", "failed", "weights", "leases"):
+            process.sweep_up(self.directory / folder)
         runs = set(runs)
         leases = self.leases("clean")
         if len(self.done(runs)) == len(runs) and not leases.anyone():
@@ -360,9 +410,27 @@ def dumps(value: Any) -> str:
     return encode(value, indent=1) + "\n"
 
 
+def _fewer_seeds(there: Any, asked: Any) -> str:
+    """What is wrong where nothing but the seeds differs, and some of them are missing; empty where it is not so."""
+    both = [each for each in (there, asked) if isinstance(each, dict) and isinstance(each.get("seeds"), list)]
+    if len(both) < 2 or {**there, "seeds": None} != {**asked, "seeds": None}:
+        return ""
+    first, last = min(there["seeds"] + asked["seeds"]), max(there["seeds"] + asked["seeds"])
+    return (
+        f"has the seeds {_span(there['seeds'])}; asked: {_span(asked['seeds'])}. A sweep may grow, not shrink: ask for "
+        f"at least the seeds that are there, such as --first_seed={first} --seeds={last - first + 1}"
+    )
+
+
+def _span(seeds: list[int]) -> str:
+    """Seeds as ``0 to 4``, or one by one."""
+    if len(seeds) > 1 and seeds == list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds[:10])) + (", ..." if len(seeds) > 10 else "")
+
+
 def _link(path: Path, text: str) -> None:
     """Makes a file whole or not at all; one that is there stays as it is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     unlinked = process.partial(path.parent, path.name)
     try:
         write_atomically(unlinked, text)
@@ -381,20 +449,3 @@ def _checked(run: str) -> str:
 
 def _is_passing(path: Path) -> bool:
     return path.name.startswith(process.PARTIAL) or path.name == "leases"
-
-
-def _check_writable(directory: Path) -> None:
-    """Refuses a place where nothing can be written; leaves nothing there."""
-    existing = directory
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir():
-        raise UsageError(f"{existing} is not a directory. Use another --workdir.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UsageError(f"No permission to write to {existing}. Use another --workdir.")
-    probe = process.partial(existing, "probe")
-    try:  # permissions are not all that counts
-        probe.mkdir()
-        probe.rmdir()
-    except OSError as error:
-        raise UsageError(f"Nothing can be written to {existing} ({error.strerror}). Use another --workdir.") from error

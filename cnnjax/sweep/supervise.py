@@ -8,24 +8,30 @@ their bundles themselves (see ``sweep.work``); the supervisor only watches.
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import threading
 import time
 from collections.abc import Container, Sequence
 from multiprocessing.connection import wait
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
 from cnnjax.interrupt import SIGNALS
-from cnnjax.process import oom_kills
+from cnnjax.process import oom_kills, with_this_one
 from cnnjax.sweep.execute import STOP_SECONDS, check, handling, stopped
 from cnnjax.sweep.execution import Member
+from cnnjax.sweep.place import Unwritable
 from cnnjax.sweep.plan import Bundle
 from cnnjax.sweep.store import Store
 from cnnjax.sweep.work import Failure, Job, Listener, Progress, Settings, Worker, explained, work
 from cnnjax.train.run import Interrupted
+from cnnjax.typing import UsageError
 
 ATTEMPTS = 2  # processes that a bundle may take with it
+UNGUARDED = 77  # exit code of a worker process whose program does not ask whether it is imported
 LOOK_SECONDS = 0.5  # between two looks at the workers' memory, time and leases
 
 
@@ -37,9 +43,13 @@ def in_workers(jobs: Sequence[Job], settings: Settings, listen: Listener, worker
     bundle has failed.
 
     Raises:
+      UsageError: the program, which the workers import, calls this without being asked, or is no file.
       Interrupted: by Ctrl-C or SIGTERM; the workers have saved their states.
+      Unwritable: results cannot be written any more; the workers have saved what they could.
       RuntimeError: a bundle failed, after the others were finished; or workers die before they begin.
     """
+    end_if_imported()
+    _check_program(jobs)
     interrupted = threading.Event()
     with handling(interrupted):
         supervisor = _Supervisor(jobs, settings, listen, min(workers, len(jobs)))
@@ -47,9 +57,31 @@ def in_workers(jobs: Sequence[Job], settings: Settings, listen: Listener, worker
             supervisor.run(interrupted)
         finally:
             supervisor.close()
+    if supervisor.unwritable:
+        raise Unwritable(supervisor.unwritable)
     if interrupted.is_set():
         raise stopped(supervisor.unsaved)
     check(supervisor.failures, len(jobs))
+
+
+def end_if_imported() -> None:
+    """Ends a worker process that imports the user's program and is told there to start a sweep."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        sys.stdout.flush()
+        os._exit(UNGUARDED)
+
+
+def _check_program(jobs: Sequence[Job]) -> None:
+    """Refuses a network that no worker can import."""
+    program = sys.modules["__main__"]
+    if getattr(program, "__file__", None) or getattr(program, "__spec__", None):
+        return
+    for job in jobs:
+        if (kind := type(job.bundle.spec.model)).__module__ == "__main__":
+            raise UsageError(
+                f"Worker processes cannot import {kind.__name__}: it was made in a session, not in a file. Put it into "
+                "a file, or use workers=0."
+            )
 
 
 class _Supervisor:
@@ -59,12 +91,14 @@ class _Supervisor:
         self.jobs, self.settings, self.listen, self.count = jobs, settings, listen, workers
         self.context = multiprocessing.get_context("spawn")  # forking a process that has used JAX can hang
         self.store = Store(settings.directory)
+        self.store.hold(settings.place)
         self.leases = self.store.leases("supervisor", settings.execution.lease_seconds)
         self.by_bundle = {job.bundle.bundle_id: job for job in jobs}
         self.failures: list[Failure] = []
         self.deaths: dict[str, int] = {}
         self.begun: set[str] = set()  # bundles
         self.unsaved: list[str] = []  # why states could not be saved, when asked to stop
+        self.unwritable = ""  # why nothing more can be written; then all stop
         self.idle_deaths = 0
         self.workers = [self._start(number) for number in range(workers)]
 
@@ -72,7 +106,7 @@ class _Supervisor:
         """Until every worker has ended, or was told to and had time to save."""
         looked, asked = time.monotonic(), None
         while alive := [worker for worker in self.workers if not worker.ended]:
-            if interrupted.is_set() and asked is None:
+            if (interrupted.is_set() or self.unwritable) and asked is None:
                 asked = time.monotonic()
                 for worker in alive:
                     worker.stop.set()
@@ -97,15 +131,16 @@ class _Supervisor:
         return _Worker(self.context, number, self.count, self.jobs, self.settings, skip)
 
     def _hear(self, worker: "_Worker", stopping: bool) -> None:
-        try:
+        kind: str = "died"
+        content: Any = None
+        with contextlib.suppress(EOFError, OSError):
             kind, content = worker.pipe.recv()
-        except (EOFError, OSError):
+        if kind == "died":
             worker.process.join()
             if not worker.ended and not stopping:
                 self._replace(worker)
             worker.ended = True
-            return
-        if kind == "began":
+        elif kind == "began":
             worker.bundle, worker.since = content, time.monotonic()
             self.begun.add(content)
         elif kind == "progress":
@@ -117,6 +152,8 @@ class _Supervisor:
             self.failures.append(Failure(self.by_bundle[bundle], reason))
         elif kind == "unsaved":
             self.unsaved.append(content)
+        elif kind == "unwritable":
+            self.unwritable = self.unwritable or content
         elif kind == "crashed":
             worker.fatal = content
         elif kind == "ended":
@@ -146,6 +183,11 @@ class _Supervisor:
 
     def _replace(self, worker: "_Worker") -> None:
         """A new process in the place of one that died."""
+        if worker.process.exitcode == UNGUARDED:
+            raise UsageError(
+                "The worker processes import your program, and it starts the sweep again there. Put what it does under "
+                "`if __name__ == '__main__':`, or use workers=0."
+            )
         if worker.bundle is None:
             self.idle_deaths += 1
             if self.idle_deaths > ATTEMPTS * self.count:
@@ -190,11 +232,19 @@ class _Worker:
         self.pipe, theirs = context.Pipe()
         index, shares = settings.execution.share
         member = Member(index * count + number, shares * count)
-        args = (theirs, self.stop, Worker(number, member), jobs, settings, skip)
+        task = _packed((jobs, settings, skip))
+        args = (theirs, self.stop, Worker(number, member))
         self.process = context.Process(target=_serve, args=args, daemon=True)
-        with _held_back():
+        with _held_back(), with_this_one():
             self.process.start()
         theirs.close()
+        # It comes to read this after seconds of imports, or never: neither may keep the supervisor.
+        self._telling = threading.Thread(target=self._tell, args=(task,), daemon=True, name=f"task of worker {number}")
+        self._telling.start()
+
+    def _tell(self, task: memoryview) -> None:
+        with contextlib.suppress(OSError):  # it has died
+            self.pipe.send_bytes(task)
 
     def death(self) -> str:
         """How the process ended."""
@@ -214,15 +264,29 @@ class _Worker:
         if self.process.is_alive():
             self.process.kill()
         self.process.join()
+        self._telling.join()
         self.pipe.close()
 
 
-def _serve(pipe: Any, stop: Any, worker: Worker, jobs: Sequence[Job], settings: Settings, skip: Container[str]) -> None:
+def _packed(task: Any) -> memoryview:
+    """A task as ``Connection.recv`` reads it."""
+    try:
+        return ForkingPickler.dumps(task)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UsageError(
+            f"Worker processes cannot be given the sweep ({error}). Define the network and what its fields hold at the "
+            "top of a module, or use workers=0."
+        ) from error
+
+
+def _serve(pipe: Any, stop: Any, worker: Worker) -> None:
     """The life of a worker process."""
     for which in SIGNALS:
         signal.signal(which, signal.SIG_IGN)  # the supervisor decides, and tells by ``stop``
+    jobs, settings, skip = pipe.recv()
     pin(worker.number, settings.execution.threads)
-    parent = os.getppid()
+    supervisor = multiprocessing.parent_process()
+    assert supervisor is not None
 
     def tell(kind: str, content: Any = None) -> None:
         with contextlib.suppress(BrokenPipeError):  # the supervisor was killed: save, and end
@@ -238,13 +302,15 @@ def _serve(pipe: Any, stop: Any, worker: Worker, jobs: Sequence[Job], settings: 
         tell("failed", (failure.job.bundle.bundle_id, failure.reason))
 
     def should_stop() -> bool:
-        return stop.is_set() or os.getppid() != parent
+        return stop.is_set() or os.getppid() != supervisor.pid  # an orphan has a few seconds: see ``process.end_with``
 
     try:
         work(jobs, settings, worker, listen, should_stop, began=began, failed=failed, skip=skip)
     except Interrupted as end:
         if not end.saved:
             tell("unsaved", str(end))
+    except Unwritable as error:
+        tell("unwritable", str(error))
     except Exception as error:
         tell("crashed", explained(error))
         raise

@@ -20,6 +20,7 @@ from cnnjax.sweep.bundle import LeaseLost, run_bundle
 from cnnjax.sweep.execution import Execution, Member
 from cnnjax.sweep.lease import Lease, Leases
 from cnnjax.sweep.log import Log
+from cnnjax.sweep.place import Identity, Unwritable
 from cnnjax.sweep.plan import Bundle
 from cnnjax.sweep.store import Store
 from cnnjax.train.run import Interrupted
@@ -69,12 +70,14 @@ class Settings(NamedTuple):
       execution: how they are run.
       failed: the failures of earlier sweeps, by run: these are tried again, and later ones are not. None: those that a
         worker finds when it begins.
+      place: of the directory that the sweep has opened. None: whatever is there, made where it is missing.
     """
 
     directory: Path
     fingerprints: dict[DataConfig, str]
     execution: Execution
     failed: dict[str, Any] | None = None
+    place: Identity | None = None
 
 
 class Worker(NamedTuple):
@@ -122,8 +125,10 @@ def work(
 
     Raises:
       Interrupted: ``should_stop`` said so; the state was saved.
+      Unwritable: results cannot be written any more, or the directory is not where it was.
     """
     store = Store(settings.directory)
+    store.hold(settings.place)
     leases = store.leases(worker.name, settings.execution.lease_seconds)
     log = Log(settings.directory, worker.name, settings.execution.log)
     try:
@@ -175,7 +180,8 @@ class _Work:
                 continue
             if self._over(bundle):
                 continue
-            lease = self.leases.acquire(bundle.bundle_id, program=bundle.program_id, runs=bundle.runs)
+            with self.store.writing():
+                lease = self.leases.acquire(bundle.bundle_id, program=bundle.program_id, runs=bundle.runs)
             if lease is None:
                 self.met += 1
                 self.held.append(job)
@@ -290,9 +296,11 @@ class _Work:
                 worker=self.worker.number,
                 on_progress=tell.progress,
                 on_evaluation=tell.evaluation,
-                should_stop=lambda: self.should_stop() or not lease.held(),
-                may_write=lease.held,
+                should_stop=lambda: self.should_stop() or not self._is_held(lease),
+                may_write=lambda: self._is_held(lease),
             )
+        except Unwritable:  # nothing is wrong with the bundle
+            raise
         except (Interrupted, LeaseLost):
             if lease.held():
                 self.log.write("interrupted", bundle=bundle.bundle_id, runs=runs)
@@ -310,6 +318,13 @@ class _Work:
                 about = {name: row[name] for name in ("status", "metrics", "seconds")}
                 self.log.write("done", bundle=bundle.bundle_id, runs=runs, run=row["run_id"], **about)
             self.listen(Progress(self.worker.number, bundle, bundle.spec.steps, True))
+
+    def _is_held(self, lease: Lease) -> bool:
+        """Whether the bundle is still this worker's; where the whole directory is gone, that is not the question."""
+        if held := lease.held():
+            return held
+        self.store.hold()
+        return False
 
 
 class _Teller:

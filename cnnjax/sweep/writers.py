@@ -36,6 +36,8 @@ class Writer:
         """Takes note of an event."""
         kind, run = event["event"], event.get("run", "")
         if kind == "evaluated":
+            if run not in self.open and not self.directory.is_dir():
+                return  # it was moved, and the libraries would make it anew
             if run not in self.open:
                 self.open[run] = self.opened(run)
             self.evaluated(self.open[run], event)
@@ -101,7 +103,6 @@ class _WeightsAndBiases(Writer):
     def opened(self, run: str) -> Any:
         import wandb
 
-        self.directory.mkdir(parents=True, exist_ok=True)
         return wandb.init(
             project=os.environ.get("WANDB_PROJECT", self.directory.name), group=self.directory.name, id=run, name=run,
             dir=str(self.directory), mode=os.environ.get("WANDB_MODE", "offline"), reinit="create_new",

@@ -56,7 +56,7 @@ def save(
     Several processes may save into one directory at once. Later steps, which another one has written, stay.
 
     Args:
-      directory: made if missing.
+      directory: made if missing, and so is the one around it.
       owner: JSON that describes the runs that the checkpoint belongs to; ``restore`` takes no other's.
       step: steps done.
       arrays: a tree of arrays.
@@ -69,7 +69,7 @@ def save(
     arrays = jax.device_get(arrays)
     unfinished = process.partial(directory, str(step))
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make(directory)
         process.sweep_up(directory)
         _check_room(directory, arrays)
         unfinished.mkdir()
@@ -114,6 +114,12 @@ def restore(directory: Path, owner: Mapping[str, Any], like: Any, mix_signatures
     return None
 
 
+def make(directory: Path) -> None:
+    """Makes a place for checkpoints. What is above the folder of all of them is there, or was moved away."""
+    for path in (directory.parent, directory):
+        path.mkdir(exist_ok=True)
+
+
 def remove(directory: Path) -> None:
     """Removes every checkpoint of a finished bundle, and what kills left of others."""
     shutil.rmtree(directory, ignore_errors=True)
@@ -121,7 +127,7 @@ def remove(directory: Path) -> None:
 
 def steps(directory: Path) -> list[int]:
     """The steps of the checkpoints there, oldest first; none is half written, but some may be damaged."""
-    return sorted(int(path.name) for path in directory.glob("[0-9]*") if path.name.isdecimal())
+    return sorted(int(path.name) for path in directory.glob("[0-9]*") if path.name.isascii() and path.name.isdecimal())
 
 
 def _check_room(directory: Path, arrays: Any) -> None:

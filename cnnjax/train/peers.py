@@ -49,7 +49,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
         raise UsageError("coordinator, processes and process belong together: give all of them, or none under SLURM.")
     if processes is not None and process is not None and not 0 <= process < processes:
         raise UsageError(f"process={process} must be from 0 to {processes - 1}, for there are processes={processes}.")
-    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
         raise UsageError(f"coordinator={coordinator!r} must be HOST:PORT, such as 10.0.0.1:1234.")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
@@ -178,7 +178,7 @@ def commit(directory: Path, step: int, arrays: Any) -> None:
     if jax.process_count() == 1:
         return
     digest = tree.digest(arrays)
-    directory.mkdir(parents=True, exist_ok=True)
+    checkpoint.make(directory)
     record = {"process": jax.process_index(), "processes": jax.process_count(), "digest": digest}
     own = f"commit-{jax.process_index()}"
     write_atomically(directory / f"{step}.{own}", encode(record))

@@ -13,7 +13,7 @@ examples:
 verdicts: agrees; erratum: the lecture prints something else, which is shown; open: it prints no answer; stated: no
 computation can tell the fact, and only its arithmetic is done; differs: what is computed is not what is right
 
-exit codes: 0 done, 1 a number differs, 2 bad input
+exit codes: 0 done, 1 a number differs, 2 bad input, 141 nobody reads
 """
 
 import sys

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from cnnjax.cli.arguments import HELP, Arguments, help_lines
+from cnnjax.cli.ending import ended
 from cnnjax.strict_json import encode
 from experiments import lectures
 from experiments.lectures import Row
@@ -21,6 +22,10 @@ STYLES = {"agrees": "green", "stated": "default", "open": "cyan", "erratum": "ye
 
 def main(argv: list[str], description: str) -> int:
     """Does what the arguments ask (see ``--help``): 0, 1 if a number is not what it must be, 2 for bad input."""
+    return ended("experiments.worked_numbers", lambda: _outcome(argv, description))
+
+
+def _outcome(argv: list[str], description: str) -> int:
     from cnnjax.typing import UsageError
 
     arguments = _arguments()

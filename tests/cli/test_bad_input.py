@@ -1,5 +1,6 @@
 """Whatever cannot work ends in exit code 2, one clear message and an untouched disk."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -57,8 +58,14 @@ def test_a_place_that_cannot_hold_results_is_refused(refused, tmp_path):
 
 
 def test_a_place_without_permission_is_refused(refused, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    assert f"No permission to write to {tmp_path}" in refused()
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert f"Nothing can be written to {tmp_path} (Permission denied). " in refused()
+    monkeypatch.undo()
+    assert "is too long" in refused(f"--workdir={'/'.join(['x' * 200] * 30)}")
+    assert "File name too long" in refused(f"--workdir={tmp_path / ('x' * 300)}")
 
 
 def folder(tmp_path, **pictures):

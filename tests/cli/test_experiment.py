@@ -85,9 +85,11 @@ def test_more_seeds_continue_and_other_numbers_are_refused(call, results, capsys
     assert times(results).items() > before.items()
     assert {claim["n"] for claim in json.loads((results / "verdict.json").read_text())["claims"]} == {3}
     written = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
-    for argv in (["--learning_rate=0.01", "--seeds=3"], ["--steps=7", "--seeds=3"], ["--preset=quick"], ["--seeds=1"]):
+    for argv in (["--learning_rate=0.01", "--seeds=3"], ["--steps=7", "--seeds=3"], ["--preset=quick"]):
         assert call(*argv) == 2
         assert "holds results of a different configuration" in capsys.readouterr().err
+    assert call("--seeds=1") == 2
+    assert "has the seeds 0 to 2; asked: 0. A sweep may grow, not shrink" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == written
 
 

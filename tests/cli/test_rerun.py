@@ -65,7 +65,7 @@ def test_what_cannot_be_repeated_is_refused(refused, finished):
     cores = threads_here() + 1
     change(finished, name, signature={**row["signature"], "threads": cores})
     assert f"made on {cores} cores" in refused("rerun", finished, name)
-    name = change(finished, name, spec={**row["spec"], "stesp": 3})
+    name = change(finished, name, spec={**row["spec"], "stesp": 3}, signature=row["signature"])
     assert "Unknown field of Spec 'stesp'" in refused("rerun", finished, name)
     name = change(finished, name, spec={**row["spec"], "model": {"module": "no.such:Net"}})
     assert "The network 'no.such:Net' of a row cannot be found" in refused("rerun", finished, name)
@@ -92,3 +92,30 @@ def test_what_cannot_be_repeated_is_refused(refused, finished):
 )
 def test_bad_arguments_are_refused(refused, argv, part):
     assert part in refused("rerun", *argv)
+
+
+def test_no_code_runs_that_only_a_row_names(refused, finished, tmp_path, monkeypatch):
+    name, row = next(iter(results.read(finished).rows.items()))
+    ran = tmp_path / "ran"
+    (tmp_path / "evil_module.py").write_text(
+        f"open({str(ran)!r}, 'w').close()\nimport flax.linen as nn\nNet = nn.Dense\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    network = {"module": "evil_module:Net", "features": 3}
+    places = ({"model": network}, {"model": network, "stesp": 3}, {"model_fields": [["act", "evil_module:Net"]]})
+    for changed, part in zip(
+        places, ("--code=evil_module", "Unknown field of Spec 'stesp'", "--code=evil_module"), strict=True
+    ):
+        name = change(finished, name, spec={**row["spec"], **changed})
+        assert part in refused("rerun", finished, name)
+    name = change(finished, name, spec={**row["spec"], "model": network, "weights": "sha256:0"})
+    assert "No file is known with the weights" in refused("rerun", finished, name, "--code=evil_module")
+    name = change(finished, name, spec={**row["spec"], "model": network})
+    name = change(finished, name, signature={**row["signature"], "threads": threads_here() + 1})
+    assert "cores" in refused("rerun", finished, name, "--code=evil_module")
+    assert main(["status", str(finished)]) == 0
+    assert main(["compare", str(finished), str(finished)]) == 0
+    assert not ran.exists()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert rerun.point_of(results.read(finished).rows[name], {}, ["evil_module"]).spec.model.features == 3
+    assert ran.exists()

@@ -33,7 +33,7 @@ def test_a_full_disk_stops_the_sweep_and_room_lets_it_go_on(small_disk):
 
     expected = {row["run_id"]: row["parameters_digest"] for row in sweep(None)}
     ballast = disk._fill(small_disk)
-    with pytest.raises(UsageError, match=r"storm cannot be .* \(No space left on device\)"):
+    with pytest.raises(UsageError, match=r"written to .* \(No space left on device\)"):
         sweep(small_disk / "storm")
     ballast.unlink()
 

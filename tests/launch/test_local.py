@@ -46,3 +46,11 @@ def test_an_experiment_is_shared_and_reported(launch):
     assert launch.wait() == 0, launch.said() + launch.printed()
     assert len(list((launch.results / "tiny" / "rows").glob("*.json"))) == 4
     assert (launch.results / "tiny" / "verdict.json").exists()
+
+
+def test_tasks_do_not_outlive_the_launcher(launch):
+    launch.start("--cluster=local", "--tasks=2", more=("--pause=300",))
+    until(lambda: len(list(launch.results.glob("began_*"))) == 2, "both tasks began")
+    launch.process.send_signal(signal.SIGKILL)
+    until(lambda: not children(str(launch.results)), "the tasks ended", 10)
+    assert launch.printed().count("saved its state") == 2

@@ -1,15 +1,16 @@
+import errno
 import json
 import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cnnjax import process
 from cnnjax.process import write_atomically
+from cnnjax.sweep.place import Unwritable
 from cnnjax.sweep.store import Store, arrays, dumps, encoded, encoded_arrays, outputs
 from cnnjax.sweep.validity import check_row, content_digest
 from cnnjax.train.spec import digest
@@ -147,7 +148,7 @@ def test_a_full_disk_leaves_no_row(store, failing, monkeypatch):
 
     before = files(store)
     monkeypatch.setattr(failing, full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(Unwritable, match="No space left"):
         store.write(row("b"))
     monkeypatch.undo()
     assert files(store) == before
@@ -447,10 +448,15 @@ def test_a_place_that_cannot_be_made_is_refused(tmp_path):
         pass
 
 
-def test_a_place_without_permission_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
-    with pytest.raises(UsageError, match=f"No permission to write to {tmp_path}. Use another --workdir"):
+@pytest.mark.parametrize("call", ["link", "replace", "mkdir"])
+def test_a_place_where_something_cannot_be_done_is_refused(tmp_path, monkeypatch, call):
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, call, refuse)
+    with pytest.raises(UsageError, match=rf"written to {tmp_path} \(Permission denied\)\. .* use another --workdir"):
         Store(tmp_path / "deep" / "results").check(manifest("a"))
+    monkeypatch.undo()
     assert list(tmp_path.iterdir()) == []
 
 

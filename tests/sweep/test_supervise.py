@@ -1,12 +1,16 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from cnnjax.sweep import supervise
+from cnnjax.sweep import log, supervise
 from cnnjax.sweep.execute import in_process
 from cnnjax.sweep.grid import NOTHING, product
+from cnnjax.sweep.place import Unwritable
 from cnnjax.sweep.store import Store
 from cnnjax.sweep.supervise import in_workers
 from tests.sweep.conftest import ELSEWHERE
@@ -123,10 +127,40 @@ def test_a_frozen_worker_is_replaced_and_no_bit_changes(two_workers, long_jobs, 
     assert timeless(rows_of(tmp_path, long_jobs)) == timeless(expected)
 
 
-def test_workers_that_cannot_begin_say_why(long_jobs, settings, tmp_path):
-    (tmp_path / "leases").write_text("in the way")
-    with pytest.raises(RuntimeError, match=r"worker processes die before they begin: .*leases"):
-        in_workers(long_jobs[:1], settings(tmp_path), lambda news: None, 1)
+def test_where_rows_cannot_be_written_all_workers_stop(long_jobs, jobs, settings, tmp_path):
+    endless = jobs(NOTHING, [7], steps=10**6, evaluate_every=0)
+    (tmp_path / "rows").write_text("in the way")
+    with pytest.raises(Unwritable, match=r"rows cannot be written \(File exists\), so the sweep stops"):
+        in_workers([*endless, *long_jobs], settings(tmp_path), lambda news: None, 2)
+    assert multiprocessing.active_children() == []
+    assert Store(tmp_path).failures() == {}  # nothing is wrong with the runs
+    assert len([event for event in log.read(tmp_path) if event["event"] == "began"]) <= 2  # of four: one for each
+
+
+UNGUARDED = """
+from cnnjax import sweep
+from cnnjax.train.spec import Spec
+print("imported", flush=True)
+spec, execution = Spec(model="mlp", steps=2), sweep.Execution(workers=2)
+sweep.run(spec, sweep.product(), range(3), directory="runs", execution=execution)
+"""
+
+
+def test_a_program_that_does_not_ask_whether_it_is_imported_fails_at_once(tmp_path):
+    (tmp_path / "program.py").write_text(UNGUARDED)
+    ended = subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stdout.count("imported") <= 3  # each once: nobody tries again
+    assert ended.stderr.count("Traceback") == 1
+    assert "UsageError: The worker processes import your program" in ended.stderr.splitlines()[-1]
+    assert list((tmp_path / "runs").glob("rows/*")) == []
 
 
 def test_a_worker_is_pinned_to_cores_of_its_own(monkeypatch):

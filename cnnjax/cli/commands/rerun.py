@@ -1,22 +1,24 @@
 """One run of a sweep again, under its own execution signature, and whether its bits agree.
 
-  cnnjax rerun DIR RUN_ID [--keep=NEWDIR]
+  cnnjax rerun DIR RUN_ID [--keep=NEWDIR] [--code=MODULE]
 
 A beginning of RUN_ID that no other run has is enough. DIR is not touched; it may also be committed evidence, which has
 results.csv in place of rows. On a CPU the run is made in one process of as many cores as the signature says. Where the
-signature cannot be had here, for other versions or another device, what differs is named. Networks of your own are
-imported from the current directory.
+signature cannot be had here, for other versions or another device, what differs is named. A row may name a network of
+somebody's own; its module, which runs when it is imported, is looked for in the current directory too, and only if
+--code names it.
 
 exit codes: 0 the bits agree, 1 they differ, or the run fails, 2 bad input
 
 examples:
   cnnjax rerun experiments/results/gridding 0859
   cnnjax rerun runs/degradation 3f2983c5 --keep=runs/again
+  cnnjax rerun runs/mine 77a0 --code=mine
 """
 
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,7 @@ NEAREST = 3  # ids named where one is not known
 def define(arguments: Arguments, argv: list[str]) -> None:
     """Defines the flags."""
     arguments.add("keep", str, None, "a new directory for the new row")
+    arguments.add("code", tuple, [], "modules that the row's network may be imported from")
     arguments.add("json", bool, False, "print the comparison as JSON")
 
 
@@ -50,13 +53,13 @@ def run(arguments: Arguments) -> int:
 
     if len(arguments.at_most(2)) < 2:
         raise UsageError("Name the directory of a sweep and a run, such as experiments/results/gridding 0859.")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     found = results.read(Path(arguments.positional[0]))
     old = chosen(found, arguments.positional[1])
-    point = point_of(old, found.manifest)
     made = signature(old, found)
     keep = _free(Path(arguments.keep)) if arguments.keep else None
+    if arguments.code and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # last: what is there stands for no library
+    point = point_of(old, found.manifest, arguments.code)
     with tempfile.TemporaryDirectory() as directory:
         try:
             new = again(point, made, keep or Path(directory) / "rerun")
@@ -93,8 +96,13 @@ def chosen(found: "Results", prefix: str) -> "Row":
     raise UsageError(f"{problem} with {prefix!r}. {'Give more of the id' if names else 'Nearest'}: {listed}.")
 
 
-def point_of(row: "Row", manifest: Mapping[str, Any]) -> "Point":
+def point_of(row: "Row", manifest: Mapping[str, Any], code: Collection[str] = ()) -> "Point":
     """The run of a row: from what the row says of it, or else from the manifest's configuration and the assignment.
+
+    Args:
+      row: of a directory, or of its results.csv.
+      manifest: of the directory.
+      code: modules that may be imported for its network.
 
     Raises:
       UsageError: neither says enough, or names something that is not known here.
@@ -106,17 +114,18 @@ def point_of(row: "Row", manifest: Mapping[str, Any]) -> "Point":
 
     weights = manifest.get("weights", {})
     if "spec" in row:
-        spec, hyper = from_json(Spec, row["spec"], weights), from_json(Hyper, row["hyper"])
-        return Point(spec, hyper, row["seed"], tuple(assignment_from_json(row["assignment"]).items()))
+        hyper, spec = from_json(Hyper, row["hyper"]), from_json(Spec, row["spec"], weights, code)
+        return Point(spec, hyper, row["seed"], tuple(assignment_from_json(row["assignment"], code).items()))
     configuration = manifest.get("configuration", {})
     entries = [entry for entry in configuration.get("grid", []) if _same_assignment(entry, row)]
     if not ({"spec", "hyper"} <= set(configuration) and entries):
         raise UsageError(f"The manifest does not say what the run {row['run_id']} is. Use a directory with its row.")
-    assignment = assignment_from_json(entries[0])
+    hyper = from_json(Hyper, configuration["hyper"])
+    assignment = assignment_from_json(entries[0], code)
     if "weights" in assignment:
         configuration = {**configuration, "spec": {**configuration["spec"], "weights": ""}}
-    base = from_json(Spec, configuration["spec"], weights), from_json(Hyper, configuration["hyper"])
-    return Point(*assign(*base, assignment), row["seed"], tuple(assignment.items()))
+    spec = from_json(Spec, configuration["spec"], weights, code)
+    return Point(*assign(spec, hyper, assignment), row["seed"], tuple(assignment.items()))
 
 
 def _same_assignment(entry: Mapping[str, Any], row: "Row") -> bool:
