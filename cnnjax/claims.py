@@ -18,12 +18,18 @@ arms that share the seed, or a difference of differences::
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from cnnjax import stats
+from cnnjax.samples import BySeed, Sample, by_seed, chance, contrast, mapped, measured, paired
 from cnnjax.typing import UsageError, unknown
+
+__all__ = [
+    "ALPHA", "EXACT", "MIN_SEEDS", "BySeed", "Claim", "Sample", "Verdict", "by_seed", "chance", "contrast", "judge",
+    "mapped", "measured", "paired", "to_json", "withhold",
+]  # fmt: skip
 
 ALPHA = 0.05
 MIN_SEEDS = 3
@@ -31,7 +37,6 @@ POWER = 0.8  # aimed at by ``Verdict.seeds_to_decide``
 MAX_SEEDS = 1000
 
 Outcome = Literal["reproduced", "refuted", "inconclusive"]
-Row = Mapping[str, Any]
 
 # The test of claims that are identities: they hold or fail for each case, and no seed decides anything.
 EXACT = "exact"
@@ -90,9 +95,9 @@ class Claim:
             )
         reproduced, test, refuted = (part.format(m=f"{self.margin:g}") for part in _RULES[self.test])
         return (
-            f"reproduced if the paired mean difference {reproduced} ({test}, Holm-adjusted p < {ALPHA:g}, "
-            f"n >= {MIN_SEEDS}); refuted if it {refuted} by the same standard; otherwise inconclusive"
-            + (f"; judged only where {self.condition}" if self.condition else "")
+            f"reproduced if the paired mean difference {reproduced} ({test}, spread at least a step of the metric, "
+            f"Holm-adjusted p < {ALPHA:g}, n >= {MIN_SEEDS}); refuted if it {refuted} by the same standard; "
+            f"otherwise inconclusive" + (f"; judged only where {self.condition}" if self.condition else "")
         )
 
 
@@ -124,11 +129,16 @@ def judge(claims: Sequence[Claim], samples: Mapping[str, Sequence[float]]) -> li
 
     Holm's correction runs over the reproduction p-values of all the claims and, separately, over
     the refutation p-values, so the chance of any false "reproduced" is at most 5 %, and that of any
-    false "refuted" likewise. A claim with fewer than 3 seeds is not tested but still counts. Exact
-    claims are no part of this: their sample is a deviation for each case, and the largest decides.
+    false "refuted" likewise. A claim with fewer than 3 seeds, or with a difference that is nan because a run diverged,
+    is not tested but still counts. Exact claims are no part of this: their sample is a deviation for each case, and the
+    largest decides.
+
+    Args:
+      claims: that belong together.
+      samples: of ``contrast``, which knows the metric's step; of other lists the differences themselves show it.
 
     Raises:
-      UsageError: two claims of one id, a sample of no claim, or a difference that is not finite.
+      UsageError: two claims of one id, a sample of no claim, or a difference that is infinite.
     """
     ids = [claim.id for claim in claims]
     for name, count in Counter(ids).items():
@@ -139,12 +149,10 @@ def judge(claims: Sequence[Claim], samples: Mapping[str, Sequence[float]]) -> li
             raise unknown("claim", name, ids)
 
     tested = [claim for claim in claims if claim.test != EXACT]
-    cases = [list(samples.get(claim.id, ())) for claim in tested]
-    summaries = [_summary(claim, sample) for claim, sample in zip(tested, cases, strict=True)]
-    p_values = [_p_values(claim, sample) for claim, sample in zip(tested, cases, strict=True)]
-    reproduce = _corrected([p for p, _ in p_values])
-    refute = _corrected([p for _, p in p_values])
-    judged = {c.id: _verdict(c, s, r, f) for c, s, r, f in zip(tested, summaries, reproduce, refute, strict=True)}
+    cases = [_case(claim, samples.get(claim.id, ())) for claim in tested]
+    reproduce = _corrected([case.p_reproduce for case in cases])
+    refute = _corrected([case.p_refute for case in cases])
+    judged = {case.claim.id: _verdict(case, r, f) for case, r, f in zip(cases, reproduce, refute, strict=True)}
     exact = {claim.id: _exact(claim, list(samples.get(claim.id, ()))) for claim in claims if claim.test == EXACT}
     return [{**judged, **exact}[claim.id] for claim in claims]
 
@@ -161,92 +169,6 @@ def to_json(experiment: str, preset: str, verdicts: Sequence[Verdict]) -> dict[s
     """The content of ``verdict.json``: plain lists and numbers, null for what is not known (nan)."""
     claims = [{name: _plain(value) for name, value in dataclasses.asdict(verdict).items()} for verdict in verdicts]
     return {"experiment": experiment, "preset": preset, "claims": claims}
-
-
-def measured(assignment: Mapping[str, Any], seed: int, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """A row of what was found without training, in the form that ``by_seed`` and the figures read."""
-    return {"assignment": dict(assignment), "seed": seed, "status": "done", "metrics": dict(metrics)}
-
-
-def by_seed(
-    rows: Iterable[Row], metric: str, where: Mapping[str, Any], diverged: float | None = None
-) -> dict[int, float]:
-    """The metric of the one run of each seed that matches ``where``, in seed order.
-
-    Failed runs are left out. So are diverged ones, unless ``diverged`` gives the value to count them
-    with: dropping them flatters an arm that diverges, so prefer a value where one is natural, such
-    as the error of chance.
-
-    Args:
-      rows: ``{"assignment": {...}, "seed": int, "status": "done" | "diverged" | "failed",
-        "metrics": {name: float}}``.
-      metric: a name in ``metrics``.
-      where: values that a row's assignment, or its ``seed``, must have.
-      diverged: the value of a diverged run, in the metric's unit.
-
-    Raises:
-      UsageError: an unknown axis or metric, two runs of one seed that match, a finished run whose
-        metric is not finite, or a ``diverged`` that is not.
-    """
-    if diverged is not None and not math.isfinite(diverged):
-        raise UsageError(f"diverged={diverged} must be a finite value, or None to drop diverged runs.")
-    rows = list(rows)
-    axes = {"seed"}.union(*(row["assignment"] for row in rows))
-    for axis in where:
-        if rows and axis not in axes:
-            raise unknown("axis", axis, axes)
-
-    matching: dict[int, Row] = {}
-    for row in rows:
-        point = {**row["assignment"], "seed": row["seed"]}
-        if any(axis not in point or point[axis] != value for axis, value in where.items()):
-            continue
-        if row["seed"] in matching:
-            raise _ambiguous(where, matching[row["seed"]], row)
-        matching[row["seed"]] = row
-
-    values: dict[int, float] = {}
-    for seed, row in sorted(matching.items()):
-        if row["status"] == "done":
-            values[seed] = _metric(row, metric)
-        elif row["status"] == "diverged" and diverged is not None:
-            values[seed] = diverged
-    return values
-
-
-def chance(rows: Iterable[Row]) -> float:
-    """The error of guessing between equally frequent classes: what the error of a diverged run is worth."""
-    return next((1 - 1 / row["classes"] for row in rows if row["status"] == "diverged"), 1.0)  # 1 where none did
-
-
-def contrast(plus: Sequence[Mapping[int, float]], minus: Sequence[Mapping[int, float]]) -> list[float]:
-    """Sum of the ``plus`` terms less the ``minus`` terms, for each seed that all have, in seed order.
-
-    Terms come from ``by_seed``. A result that is only floating-point residue of its terms is 0:
-    0.1 + 0.5 - 0.2 - 0.4 would otherwise be an effect of -6e-17, significant for want of spread.
-    """
-    terms = [(1.0, term) for term in plus] + [(-1.0, term) for term in minus]
-    seeds = sorted(set.intersection(*(set(term) for _, term in terms))) if terms else []
-    differences = []
-    for seed in seeds:
-        signed = [sign * term[seed] for sign, term in terms]
-        residue = stats.ROUNDING * sum(abs(value) for value in signed)
-        total = sum(signed)
-        differences.append(0.0 if abs(total) <= residue else total)
-    return differences
-
-
-def paired(
-    rows: Iterable[Row],
-    metric: str,
-    where_a: Mapping[str, Any],
-    where_b: Mapping[str, Any],
-    diverged: float | None = None,
-) -> list[float]:
-    """metric(a) - metric(b) for each seed that has both, in seed order; see ``by_seed``."""
-    rows = list(rows)
-    a, b = (by_seed(rows, metric, where, diverged) for where in (where_a, where_b))
-    return contrast([a], [b])
 
 
 def _exact(claim: Claim, deviations: Sequence[float]) -> Verdict:
@@ -292,43 +214,63 @@ def _corrected(p_values: Sequence[float]) -> list[_Evidence]:
     ]
 
 
-def _summary(claim: Claim, sample: Sequence[float]) -> stats.Summary:
-    if not sample:
-        return stats.Summary(math.nan, math.nan, 0, math.nan, math.nan)
+@dataclass(frozen=True)
+class _Case:
+    """A claim with what its runs say. p-values are nan where it is not tested."""
+
+    claim: Claim
+    summary: stats.Summary  # of the differences that are known
+    step: float
+    diverged: int  # differences that are not known
+    counted: tuple[int, ...]  # seeds with a diverged run that is counted
+    p_reproduce: float
+    p_refute: float
+
+
+def _case(claim: Claim, sample: Sequence[float]) -> _Case:
+    known = [value for value in sample if not math.isnan(value)]
+    step = sample.step if isinstance(sample, Sample) else stats.step(known)
+    counted = tuple(sorted(sample.counted)) if isinstance(sample, Sample) else ()
     try:
-        return stats.summarize(sample)
+        summary = stats.summarize(known, least=stats.least_spread(step)) if known else stats.NOTHING
     except UsageError as error:
         raise UsageError(f"Claim {claim.id!r}: {error}") from None
+    diverged = len(sample) - len(known)
+    testable = len(known) >= MIN_SEEDS and not diverged
+    p_values = _p_values(claim, known, step) if testable else (math.nan, math.nan)
+    return _Case(claim, summary, step, diverged, counted, *p_values)
 
 
-def _p_values(claim: Claim, sample: Sequence[float]) -> tuple[float, float]:
-    """p for reproducing and for refuting the claim; nan where there are too few seeds to test."""
-    if len(sample) < MIN_SEEDS:
-        return math.nan, math.nan
+def _p_values(claim: Claim, sample: Sequence[float], step: float) -> tuple[float, float]:
+    """p for reproducing and for refuting the claim."""
     if claim.test == "equivalent":
-        within = stats.equivalence(sample, claim.margin)
+        within = stats.equivalence(sample, claim.margin, step=step)
         return within.p, within.p_beyond
     towards = sample if claim.test in ("greater", "not_greater") else [-value for value in sample]
     if claim.test in ("greater", "less"):
-        test = stats.paired_test(towards)
+        test = stats.paired_test(towards, step=step)
         return test.p_greater, test.p_less
-    below = stats.not_greater(towards, claim.margin)
+    below = stats.not_greater(towards, claim.margin, step=step)
     return below.p, below.p_beyond
 
 
-def _verdict(claim: Claim, summary: stats.Summary, reproduce: _Evidence, refute: _Evidence) -> Verdict:
+def _verdict(case: _Case, reproduce: _Evidence, refute: _Evidence) -> Verdict:
+    claim, summary = case.claim, case.summary
     outcome: Outcome = "inconclusive"
     if reproduce.p_adjusted < ALPHA:
         outcome = "reproduced"
     elif refute.p_adjusted < ALPHA:
         outcome = "refuted"
 
-    notes = [_sample_note(summary)]
+    notes = [_sample_note(case)]
+    if case.counted:
+        runs = f"{len(case.counted)} diverged runs" if len(case.counted) > 1 else "1 diverged run"
+        notes.append(f"{runs} counted as the worst value (seed {', '.join(map(str, case.counted))})")
     seeds = None
     if outcome == "refuted":
         notes.append(f"refutation p = {refute.p:.2g}, Holm-adjusted {refute.p_adjusted:.2g}")
-    elif outcome == "inconclusive" and summary.n >= 2:
-        seeds, power_note = _seeds_to_decide(claim, summary, reproduce.alpha, refute.alpha)
+    elif outcome == "inconclusive" and summary.n >= 2 and not case.diverged:
+        seeds, power_note = _seeds_to_decide(case, reproduce.alpha, refute.alpha)
         notes.append(power_note)
     return _said_of(
         claim,
@@ -343,30 +285,38 @@ def _verdict(claim: Claim, summary: stats.Summary, reproduce: _Evidence, refute:
     )
 
 
-def _sample_note(summary: stats.Summary) -> str:
+def _sample_note(case: _Case) -> str:
+    summary = case.summary
+    if case.diverged:
+        have = f"{case.diverged} of {summary.n + case.diverged} seeds have"
+        return f"{have} a run that diverged, which has no value: nothing is decided, and the effect is of the others"
     if summary.n == 0:
-        return "no seed has a result: its runs are missing, failed or diverged"
+        return "no seed has a result: its runs are missing or failed"
     if summary.n < MIN_SEEDS:
         return f"{summary.n} of the {MIN_SEEDS} seeds that a verdict needs"
     if summary.sd == 0:
         same = f"the same ({summary.mean:.6g})" if summary.mean else "exactly 0"
-        return f"all {summary.n} differences are {same}"
+        believed = f"; their spread counts as {case.step:.2g}, a step of the metric" if case.step else ""
+        return f"all {summary.n} differences are {same}{believed}"
     return ""
 
 
-def _seeds_to_decide(
-    claim: Claim, summary: stats.Summary, alpha_reproduce: float, alpha_refute: float
-) -> tuple[int | None, str]:
+def _seeds_to_decide(case: _Case, alpha_reproduce: float, alpha_refute: float) -> tuple[int | None, str]:
     """Seeds at which the side that the mean points to would win with a chance of ``POWER``."""
-    distance = _distance(claim, summary.mean)
+    claim, mean = case.claim, case.summary.mean
+    distance = _distance(claim, mean)
     if distance == 0:
         return None, "the mean points to neither side"
     side, alpha = ("reproduced", alpha_reproduce) if distance > 0 else ("refuted", alpha_refute)
-    if claim.test == "equivalent" and distance > 0:
-        seeds = stats.seeds_to_decide(summary.mean, summary.sd, alpha, POWER, MAX_SEEDS, margin=claim.margin)
+    sd = max(case.summary.sd, stats.least_spread(case.step, claim.margin))
+    seeds: int | None
+    if sd == 0:  # the sign-flip test decides
+        seeds = math.floor(-math.log2(alpha)) + 1
+    elif claim.test == "equivalent" and distance > 0:
+        seeds = stats.seeds_to_decide(mean, sd, alpha, POWER, MAX_SEEDS, margin=claim.margin)
     else:
         tails = 2 if claim.test == "equivalent" else 1
-        seeds = stats.seeds_to_decide(abs(distance), summary.sd, alpha / tails, POWER, MAX_SEEDS)
+        seeds = stats.seeds_to_decide(abs(distance), sd, alpha / tails, POWER, MAX_SEEDS)
     if seeds is None:
         return None, f"the mean points to {side!r}, but {MAX_SEEDS} seeds would not decide it"
     seeds = max(seeds, MIN_SEEDS)
@@ -383,30 +333,6 @@ def _distance(claim: Claim, effect: float) -> float:
         "equivalent": claim.margin - abs(effect),
     }[claim.test]
     return 0.0 if abs(towards) <= stats.ROUNDING * claim.margin else towards
-
-
-def _metric(row: Row, metric: str) -> float:
-    if metric not in row["metrics"]:
-        raise unknown("metric", metric, row["metrics"])
-    value = float(row["metrics"][metric])
-    if not math.isfinite(value):
-        raise UsageError(
-            f"The finished run {row['assignment']} of seed {row['seed']} has {metric} = {value}; "
-            "choose a metric that is finite there, or leave the run out of the rows."
-        )
-    return value
-
-
-def _ambiguous(where: Mapping[str, Any], first: Row, second: Row) -> UsageError:
-    a, b = first["assignment"], second["assignment"]
-    differ = [axis for axis in sorted({*a, *b}) if axis not in a or axis not in b or a[axis] != b[axis]]
-    remedy = (
-        f"they differ in {', '.join(f'{axis} ({a.get(axis)!r}, {b.get(axis)!r})' for axis in differ)}; "
-        "add that to the condition"
-        if differ
-        else "they have the same assignment; remove one of the rows"
-    )
-    return UsageError(f"Two runs of seed {first['seed']} match {dict(where)}: {remedy}.")
 
 
 def _plain(value: Any) -> Any:

@@ -2,12 +2,18 @@
 
 Runs that share a seed share their initialisation and data order, so two arms are compared by
 the differences within each seed: every test here is a one-sample Student t test on them.
+
+An error is a count: with N examples it moves in steps of 1 / N. A few differences of such numbers are often equal, or
+nearly so, by chance, and a t test that believes in so small a spread finds effects where there are none. So every test
+takes the ``step`` of the metric and a spread of at least ``least_spread(step, bound)``.
 """
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +26,8 @@ Values = Sequence[float] | Float[np.ndarray, " n"]
 # from float32, whose own resolution is 1e-7, so nothing real is this small.
 ROUNDING = 1e-12
 
+FINEST = 1_000_000  # denominator of a metric's step, from which on the metric counts as continuous
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -30,6 +38,9 @@ class Summary:
     n: int
     low: float  # nan for one value, like high
     high: float
+
+
+NOTHING = Summary(math.nan, math.nan, 0, math.nan, math.nan)  # of no values
 
 
 @dataclass(frozen=True)
@@ -62,11 +73,46 @@ class MarginTest:
     p_beyond: float  # small where the effect lies beyond the margin
 
 
-def summarize(values: Values, confidence: float = 0.95) -> Summary:
+def step(values: Iterable[float]) -> float:
+    """The step of a metric that counts: the largest number that all ``values`` are whole multiples of.
+
+    0 for a continuous metric, whose values have no such number above ``1 / FINEST``, and where all values are 0, which
+    tell nothing. Few values may by chance have a larger common divisor than the metric has: then tests are stricter.
+    """
+    largest = Fraction(0)
+    for value in {abs(float(value)) for value in values} - {0.0}:
+        if not math.isfinite(value):
+            continue
+        exact = Fraction(value).limit_denominator(FINEST)
+        if abs(float(exact) - value) > 2e-15 * max(1.0, value):  # of a quotient of integers, or a sum of a few
+            return 0.0
+        denominator = math.lcm(largest.denominator, exact.denominator)
+        largest = Fraction(math.gcd(int(largest * denominator), int(exact * denominator)), denominator)
+        if largest.denominator > FINEST:
+            return 0.0
+    return float(largest)
+
+
+def least_spread(step: float, bound: float = 0.0) -> float:
+    """The smallest standard deviation that differences of counts with this ``step`` are believed to have.
+
+    One step, the coarsest that rounding may hide; and where the mean is compared with a ``bound`` apart from 0, the
+    scatter of the counts that make up the bound: that of b events has the variance b (Poisson). Without the latter, the
+    skewness of small counts makes false verdicts at a margin up to twice as likely as promised.
+    """
+    return math.sqrt(step * (step + abs(bound)))
+
+
+def summarize(values: Values, confidence: float = 0.95, least: float = 0.0) -> Summary:
     """Mean and Student t interval of ``values`` (n,).
 
-    Values that agree to 12 digits have no spread: their interval is the point. A single value has
-    an unknown spread: its standard deviation and interval are nan.
+    Values that agree to 12 digits have a standard deviation of 0. A single value has an unknown spread: its standard
+    deviation and interval are nan.
+
+    Args:
+      values: one for each seed.
+      confidence: of the interval.
+      least: the standard deviation that the interval takes at least; see ``least_spread``.
 
     Raises:
       UsageError: no values, a value that is not finite, or a confidence outside (0, 1).
@@ -77,30 +123,56 @@ def summarize(values: Values, confidence: float = 0.95) -> Summary:
     _check_between("confidence", confidence, 0.0, 1.0)
     if len(x) == 1:
         return Summary(float(x[0]), math.nan, 1, math.nan, math.nan)
-    if _identical(x):
-        point = float(x[0])
-        return Summary(point, 0.0, len(x), point, point)
-    mean, sd = float(x.mean()), float(x.std(ddof=1))
-    low, high = stats.t.interval(confidence, len(x) - 1, loc=mean, scale=sd / math.sqrt(len(x)))
+    mean, sd = (float(x[0]), 0.0) if _identical(x) else (float(x.mean()), float(x.std(ddof=1)))
+    if (spread := max(sd, least)) == 0:
+        return Summary(mean, sd, len(x), mean, mean)
+    low, high = stats.t.interval(confidence, len(x) - 1, loc=mean, scale=spread / math.sqrt(len(x)))
     return Summary(mean, sd, len(x), float(low), float(high))
 
 
-def paired_test(differences: Values, confidence: float = 0.95) -> PairedTest:
-    """The t test of the mean of paired ``differences`` (n,) against 0.
+def one_sided(
+    differences: Float[np.ndarray, "*samples n"], bound: float, least: Float[np.ndarray, "#*samples"] | float = 0.0
+) -> tuple[Float[np.ndarray, "*samples"], Float[np.ndarray, "*samples"]]:
+    """The t tests that the mean of each sample is above, and that it is below, ``bound``: two p-values for each.
 
-    Where all differences are identical, p is 0 or 1 by their sign, the limit of a vanishing spread,
-    and 0.5 on both sides where they are 0, the p-value of a zero mean at any spread. With n = 1
-    both p-values are nan.
+    This is what decides every claim; it takes many samples at once, so that it can be simulated.
+
+    Args:
+      differences: samples of n >= 2 along the last axis.
+      bound: in their unit.
+      least: the standard deviation that is believed at least, of all or of each; see ``least_spread``. Where it is 0
+        and the differences of a sample are identical, nothing is known of their spread: p is that of the exact
+        sign-flip test, 2^-n or 1 by the side on which they lie, and 0.5 where they are the bound.
+    """
+    from scipy import special
+
+    x = np.asarray(differences, float)
+    n = x.shape[-1]
+    identical = np.ptp(x, -1) <= ROUNDING * np.abs(x).max(-1)
+    distance = np.where(identical, x[..., 0], x.mean(-1)) - bound
+    distance = np.where(identical & (np.abs(distance) <= ROUNDING * abs(bound)), 0.0, distance)
+    spread = np.maximum(np.where(identical, 0.0, x.std(-1, ddof=1)), least)
+    t = distance * math.sqrt(n) / np.where(spread > 0, spread, 1.0)
+    flips = np.where(distance == 0, 0.5, 0.5**n)  # of all sign patterns, the one that was seen
+    above = np.where(spread > 0, special.stdtr(n - 1, -t), np.where(t >= 0, flips, 1.0))
+    below = np.where(spread > 0, special.stdtr(n - 1, t), np.where(t <= 0, flips, 1.0))
+    return above, below
+
+
+def paired_test(differences: Values, confidence: float = 0.95, step: float = 0.0) -> PairedTest:
+    """The t test of the mean of paired ``differences`` (n,) against 0, of a metric with this ``step``.
+
+    With n = 1 both p-values are nan.
 
     Raises:
       UsageError: as ``summarize``.
     """
-    s = summarize(differences, confidence)
-    above, below = _p_sides(_finite(differences), 0.0)
+    s = summarize(differences, confidence, least_spread(step))
+    above, below = _p_sides(_finite(differences), 0.0, step)
     return PairedTest(s.mean, s.sd, s.n, s.low, s.high, p_greater=above, p_less=below)
 
 
-def equivalence(differences: Values, margin: float, alpha: float = 0.05) -> MarginTest:
+def equivalence(differences: Values, margin: float, alpha: float = 0.05, step: float = 0.0) -> MarginTest:
     """Two one-sided t tests that the mean difference lies within (-margin, +margin).
 
     p < alpha exactly where the 1 - 2 alpha interval lies inside the margin. ``p_beyond`` is for the
@@ -110,15 +182,15 @@ def equivalence(differences: Values, margin: float, alpha: float = 0.05) -> Marg
     Raises:
       UsageError: as ``summarize``, or the margin is not above 0.
     """
-    s, x = _margin_summary(differences, margin, alpha)
-    above_low, below_low = _p_sides(x, -margin)
-    above_high, below_high = _p_sides(x, margin)
+    s, x = _margin_summary(differences, margin, alpha, step)
+    above_low, below_low = _p_sides(x, -margin, step)
+    above_high, below_high = _p_sides(x, margin, step)
     p = max(above_low, below_high)
     p_beyond = min(1.0, 2.0 * min(below_low, above_high))
     return MarginTest(s.mean, s.sd, s.n, s.low, s.high, p, p_beyond)
 
 
-def not_greater(differences: Values, margin: float, alpha: float = 0.05) -> MarginTest:
+def not_greater(differences: Values, margin: float, alpha: float = 0.05, step: float = 0.0) -> MarginTest:
     """The non-inferiority test: a one-sided t test that the mean difference is below +margin.
 
     p < alpha exactly where ``high`` is below the margin, p_beyond < alpha where ``low`` is above it.
@@ -127,16 +199,22 @@ def not_greater(differences: Values, margin: float, alpha: float = 0.05) -> Marg
     Raises:
       UsageError: as ``summarize``, or the margin is not above 0.
     """
-    s, x = _margin_summary(differences, margin, alpha)
-    above, below = _p_sides(x, margin)
+    s, x = _margin_summary(differences, margin, alpha, step)
+    above, below = _p_sides(x, margin, step)
     return MarginTest(s.mean, s.sd, s.n, s.low, s.high, p=below, p_beyond=above)
 
 
-def holm(p_values: Values) -> list[float]:
+def holm(p_values: Values | Float[np.ndarray, "*families n"]) -> Any:
     """Holm's step-down adjusted p-values, in the order given; any number of them, also none.
 
     Rejecting where the adjusted value is below alpha keeps the chance of one or more false
     rejections below alpha, whatever the dependence. (Holm 1979.)
+
+    Args:
+      p_values: of one family, or an array with a family along the last axis.
+
+    Returns:
+      A list for one family, an array of the same shape for many.
 
     Raises:
       UsageError: a value outside [0, 1].
@@ -144,11 +222,12 @@ def holm(p_values: Values) -> list[float]:
     p = np.asarray(p_values, float)
     if not np.all((p >= 0) & (p <= 1)):
         raise UsageError(f"p-values {p.tolist()} must lie in [0, 1]; give an untested claim 1.")
-    order = np.argsort(p, kind="stable")
-    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    order = np.argsort(p, axis=-1, kind="stable")
+    sorted_p = np.take_along_axis(p, order, -1)
+    stepped = np.maximum.accumulate(sorted_p * np.arange(p.shape[-1], 0, -1), axis=-1)
     adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(stepped, 1.0)
-    return adjusted.tolist()
+    np.put_along_axis(adjusted, order, np.minimum(stepped, 1.0), -1)
+    return adjusted.tolist() if p.ndim == 1 else adjusted
 
 
 def factorial_effects(cells: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
@@ -235,24 +314,20 @@ def seeds_to_decide(
     return candidates[first] if first < len(candidates) else None
 
 
-def _p_sides(x: Float[np.ndarray, " n"], bound: float) -> tuple[float, float]:
+def _p_sides(x: Float[np.ndarray, " n"], bound: float, step: float) -> tuple[float, float]:
     """One-sided p-values that the mean is above and that it is below ``bound``."""
-    from scipy import stats
-
     if len(x) == 1:
         return math.nan, math.nan
-    if _identical(x):
-        if abs(x[0] - bound) <= ROUNDING * abs(bound):
-            return 0.5, 0.5
-        return float(x[0] < bound), float(x[0] > bound)
-    above, below = (stats.ttest_1samp(x, bound, alternative=side).pvalue for side in ("greater", "less"))
+    above, below = one_sided(x, bound, least_spread(step, bound))
     return float(above), float(below)
 
 
-def _margin_summary(differences: Values, margin: float, alpha: float) -> tuple[Summary, Float[np.ndarray, " n"]]:
+def _margin_summary(
+    differences: Values, margin: float, alpha: float, step: float
+) -> tuple[Summary, Float[np.ndarray, " n"]]:
     _checked_margin(margin)
     _check_between("alpha", alpha, 0.0, 0.5)
-    return summarize(differences, confidence=1.0 - 2.0 * alpha), _finite(differences)
+    return summarize(differences, 1.0 - 2.0 * alpha, least_spread(step, margin)), _finite(differences)
 
 
 def _identical(x: Float[np.ndarray, " n"]) -> bool:

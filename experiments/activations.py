@@ -248,7 +248,7 @@ def precision(rows: Sequence[Row], head: str) -> dict[int, float]:
     yes, right = (
         claims.by_seed(_heads(rows), f"test_{name}", where, diverged=0.0) for name in ("positive", "true_positive")
     )
-    return {seed: right[seed] / yes[seed] if yes[seed] else 0.0 for seed in yes}
+    return claims.mapped(lambda right, yes: right / yes if yes else 0.0, right, yes)
 
 
 def _heads(rows: Sequence[Row]) -> list[Row]:

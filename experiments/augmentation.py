@@ -35,6 +35,7 @@ There Zhang et al. 2017 (arXiv:1611.03530) found 85.75 % correct without and 89.
 their Inception on CIFAR-10.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -164,7 +165,8 @@ def verdict(rows: list[dict]) -> list[claims.Verdict]:
     chosen = chosen_condition(rows, [name for name in names if name != NONE and (flip_suits or name != "flip")])
 
     def finals(metric: str, name: str) -> dict[int, float]:
-        return claims.by_seed([row for row in rows if condition(row["assignment"]) == name], metric, {})
+        worst = claims.chance(rows) if metric.endswith("_error") else math.nan
+        return claims.by_seed([row for row in rows if condition(row["assignment"]) == name], metric, {}, worst)
 
     def change(metric: str, name: str) -> list[float]:
         return claims.contrast([finals(metric, name)], [finals(metric, NONE)])

@@ -111,17 +111,17 @@ def verdict(rows: list[dict]) -> list[claims.Verdict]:
     """The outputs of the net that trains all of them, and with less without, seed by seed."""
     chance = claims.chance(rows)
 
-    def found(metric: str, weight: float, diverged: float | None = chance) -> dict[int, float]:
+    def found(metric: str, weight: float, diverged: float = chance) -> dict[int, float]:
         return claims.by_seed(rows, metric, {"auxiliary_weight": weight}, diverged=diverged)
 
     without, with_losses = WEIGHTS
     middle, end = (found(metric, with_losses) for metric in ("test_error_auxiliary1", "test_error"))
-    gaps = [found("test_loss", weight, None) for weight in (with_losses, without)]
-    trains = [found("train_loss", weight, None) for weight in (with_losses, without)]
+    gaps = [found("test_loss", weight, math.nan) for weight in (with_losses, without)]
+    trains = [found("train_loss", weight, math.nan) for weight in (with_losses, without)]
     return claims.judge(
         CLAIMS,
         {
-            "intermediate-output-works": [error - chance / 2 for error in middle.values()],
+            "intermediate-output-works": claims.contrast([middle], [dict.fromkeys(middle, chance / 2)]),
             "deeper-is-better": claims.contrast([middle], [end]),
             "lower-error": claims.contrast([end], [found("test_error", without)]),
             "regularises": claims.contrast([gaps[0], trains[1]], [trains[0], gaps[1]]),

@@ -212,8 +212,7 @@ def verdict(rows: list[dict], measured: list[dict]) -> list[claims.Verdict]:
         return {row["seed"]: row["metrics"][metric] for row in measured if row["assignment"].get("way") == name}
 
     def log(metric: str, name: str) -> dict[int, float]:
-        found = claims.by_seed(rows, metric, where(name))
-        return {seed: math.log2(max(value, FLOOR)) for seed, value in found.items()}
+        return claims.mapped(lambda value: math.log2(max(value, FLOOR)), claims.by_seed(rows, metric, where(name)))
 
     def share(name: str) -> list[float]:
         return claims.contrast([log("test_checkerboard", name)], [log("test_checkerboard", UNEVEN)])

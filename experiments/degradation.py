@@ -235,11 +235,10 @@ def gradient_samples(measured: Sequence[Row]) -> dict[str, list[float]]:
 
     def first(shortcut: str, depth: int) -> dict[int, float]:
         found = claims.by_seed(bare, "gradient_layer01", {"shortcut": shortcut, "depth": depth})
-        return {seed: math.log10(max(value, SMALLEST)) for seed, value in found.items()}
+        return claims.mapped(lambda value: math.log10(max(value, SMALLEST)), found)
 
     def change(shortcut: str) -> dict[int, float]:
-        low, high = first(shortcut, depths[0]), first(shortcut, depths[-1])
-        return {seed: abs(high[seed] - low[seed]) for seed in low}
+        return claims.mapped(lambda low, high: abs(high - low), first(shortcut, depths[0]), first(shortcut, depths[-1]))
 
     return {
         "gradients-change-with-depth": claims.contrast([change("none")], [change("A")]),

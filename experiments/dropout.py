@@ -28,6 +28,7 @@ needs an accelerator.
 """
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -153,7 +154,11 @@ def verdict(rows: list[dict], measured: list[dict]) -> list[claims.Verdict]:
     best: dict[tuple[str, str], dict[int, float]] = {}
     for norm in NORMS:
         chosen = best_dropout(rows, norm)
-        for metric, diverged in (("train_loss", None), ("test_loss", None), ("test_error", claims.chance(rows))):
+        for metric, diverged in (
+            ("train_loss", math.nan),
+            ("test_loss", math.nan),
+            ("test_error", claims.chance(rows)),
+        ):
             best[norm, metric] = claims.by_seed(rows, metric, {"model.norm": norm, **chosen}, diverged)
             off = {"model.norm": norm, "model.dropout_at": "dense", "dropout": 0.0}
             without[norm, metric] = claims.by_seed(rows, metric, off, diverged)
@@ -247,12 +252,13 @@ def draw_rates(
     """A final metric against the rate: a panel for each normalisation, a line for each place."""
     looks = style.hues(PLACES.values())
     rates = sorted({row["assignment"]["dropout"] for row in rows})
+    done = [row for row in rows if row["status"] == "done"]
     for ax, (norm, title) in zip(panels := style.panels(figure, len(NORMS)), NORMS.items(), strict=True):
         for shift, (place, text) in enumerate(PLACES.items()):
             wheres = [
                 {"model.norm": norm, "model.dropout_at": place if rate else "dense", "dropout": rate} for rate in rates
             ]
-            samples = [list(claims.by_seed(rows, metric, where).values()) for where in wheres]
+            samples = [list(claims.by_seed(done, metric, where).values()) for where in wheres]
             means, lows, highs = style.intervals(samples)
             at = np.array(rates) + 0.006 * shift  # apart, so that the bars stay visible
             ax.errorbar(at, means, yerr=[means - lows, highs - means], capsize=3.5, **looks[text])

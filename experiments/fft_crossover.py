@@ -264,7 +264,8 @@ def draw_errors(figure: "matplotlib.figure.Figure", rows: Sequence[Row], measure
     """Test error of the nets, and the differences by seed."""
     style.resize(figure, 2.9)
     left, right = figure.subplots(1, 2)
-    errors = {form: claims.by_seed(rows, "test_error", {"model.form": form}) for form in TRAINED}
+    done = [row for row in rows if row["status"] == "done"]
+    errors = {form: claims.by_seed(done, "test_error", {"model.form": form}) for form in TRAINED}
     for place, form in enumerate(TRAINED):
         style.dots(left, place, list(errors[form].values()), style.COLOURS[place])
     style.name_rows(left, list(TRAINED), "test error (fraction)")

@@ -24,6 +24,7 @@ On other data quick is the same nets on 4,096 pictures at 16x16 for 600 steps. P
 whole pictures for 20,000 steps and needs an accelerator.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -163,7 +164,7 @@ def verdict(rows: list[dict], measured: list[dict]) -> list[claims.Verdict]:
     """Offsets counted; both nets seed by seed."""
     found = {tuple(row["assignment"]["dilations"]): row["metrics"] for row in measured}
 
-    def metric(name: str, dilations: tuple[int, ...], diverged: float | None = None) -> dict[int, float]:
+    def metric(name: str, dilations: tuple[int, ...], diverged: float = math.nan) -> dict[int, float]:
         return claims.by_seed(members(rows, dilations), name, {}, diverged)
 
     def shared(dilations: tuple[int, ...]) -> float:

@@ -28,6 +28,7 @@ is no publication of it. It needs an accelerator.
 """
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -123,11 +124,17 @@ def verdict(rows: list[dict]) -> list[claims.Verdict]:
     """Main effects, and all four together against the sum of each alone, seed by seed."""
     cells = responses(rows, "test_error")
     effects = {seed: stats.factorial_effects(response) for seed, response in cells.items()}
-    mains = {name: [float(e[alone(place)]) for e in effects.values()] for place, name in enumerate(HANDLES)}
     none, every = (0,) * len(HANDLES), (1,) * len(HANDLES)
 
-    def cell(levels: tuple[int, ...]) -> dict[int, float]:
-        return {seed: float(response[levels]) for seed, response in cells.items()}
+    def at(levels: tuple[int, ...], of: Mapping[int, np.ndarray]) -> claims.BySeed:
+        found = claims.BySeed({seed: float(response[levels]) for seed, response in of.items()})
+        found.counted = frozenset(row["seed"] for row in rows if row["status"] == "diverged")
+        return found
+
+    def cell(levels: tuple[int, ...]) -> claims.BySeed:
+        return at(levels, cells)
+
+    mains = {name: claims.contrast([at(alone(place), effects)], []) for place, name in enumerate(HANDLES)}
 
     singles = [cell(alone(place)) for place in range(len(HANDLES))]
     return claims.judge(
@@ -160,7 +167,7 @@ def responses(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[int, Float
       UsageError: two runs of one seed have the same handles.
       KeyError: a run does not say which handles it has.
     """
-    diverged = claims.chance(rows) if metric.endswith("_error") else None
+    diverged = claims.chance(rows) if metric.endswith("_error") else math.nan
     wheres = {levels(row["assignment"]): row["assignment"] for row in rows}
     found = {at: claims.by_seed(rows, metric, where, diverged) for at, where in wheres.items()}
     if len(found) < 2 ** len(HANDLES):
@@ -184,7 +191,11 @@ def draw_effects(
     kinds = dict(zip((1, 2), style.hues(("main effect", "interaction of two")).items(), strict=True))
     metrics = {"test_error": "effect on the test error (fraction)", "gap_loss": "effect on the gap (loss, per example)"}
     found = {
-        metric: [stats.factorial_effects(response) for response in responses(rows, metric).values()]
+        metric: [
+            stats.factorial_effects(response)
+            for response in responses(rows, metric).values()
+            if np.isfinite(response).all()  # of a loss, that of a diverged run is not
+        ]
         for metric in metrics
     }
     names = [at for at in itertools.product((0, 1), repeat=len(HANDLES)) if sum(at) in kinds]

@@ -273,7 +273,10 @@ def verdict(rows: list[dict], measured: list[dict]) -> list[claims.Verdict]:
         return errors(found, "test", chosen_rate(found, guess), guess)
 
     few, many = runs.batches[0], runs.batches[-1]
-    with_batch, without = _mapped(math.log10, stable_rate(batch, guess)), _mapped(math.log10, stable_rate(plain, guess))
+    with_batch, without = (
+        claims.mapped(math.log10, stable_rate(batch, guess)),
+        claims.mapped(math.log10, stable_rate(plain, guess)),
+    )
     return claims.judge(
         CLAIMS,
         {
@@ -302,7 +305,9 @@ def steps_saved(plain: Sequence[Row], other: Sequence[Row]) -> list[float]:
     others = {row["seed"]: row for row in other if row["status"] != "failed"}
     saved = []
     for row in sorted(plain, key=lambda row: row["seed"]):
-        if row["status"] == "done" and row["seed"] in others:
+        if row["status"] == "diverged" and row["seed"] in others:
+            saved.append(math.nan)  # there is no place where it ends
+        elif row["status"] == "done" and row["seed"] in others:
             target = row["metrics"]["train_error"] + CLOSE
             saved.append(math.log2(steps_to(row, target) / steps_to(others[row["seed"]], target)))
     return saved
@@ -312,11 +317,7 @@ def mismatch(rows: Sequence[Row]) -> dict[int, float]:
     """By seed: how far apart the test losses by remembered and by the batches' own statistics are."""
     remembered = claims.by_seed(rows, "test_loss", {})
     own = claims.by_seed(rows, "test_loss_batch_statistics", {})
-    return {seed: abs(own[seed] - remembered[seed]) for seed in remembered}
-
-
-def _mapped(function, values: Mapping[int, float]) -> dict[int, float]:
-    return {seed: function(value) for seed, value in values.items()}
+    return claims.mapped(lambda remembered, own: abs(own - remembered), remembered, own)
 
 
 def _deviations(measured: Iterable[Row], metric: str) -> list[float]:

@@ -284,8 +284,7 @@ def verdict(rows: list[dict], measured: list[dict]) -> list[claims.Verdict]:
         return claims.by_seed(chosen, f"{split}_error", {"train_size": size, "label_noise": noise}, diverged=chance)
 
     def gap(name: str, size: int) -> dict[int, float]:
-        train, test = error("train", name, size), error("test", name, size)
-        return {seed: test[seed] - train[seed] for seed in test}
+        return claims.mapped(lambda test, train: test - train, error("test", name, size), error("train", name, size))
 
     def mean_change(value, chosen: Sequence[str]) -> list[float]:
         most, fewest = ([value(name, size) for name in chosen] for size in (sizes[-1], sizes[0]))
@@ -305,13 +304,15 @@ def verdict(rows: list[dict], measured: list[dict]) -> list[claims.Verdict]:
             "polynomial-is-undetermined": list(polynomial("train_mse", "another of degree 10").values()),
             "polynomial-overfits": claims.contrast([ten], [polynomial("log10_test_mse", "degree 2")]),
             "polynomial-penalty": claims.contrast([polynomial("log10_test_mse", "degree 10, penalty")], [ten]),
-            "large-net-memorises-few": list(error("train", "VGG-style", sizes[0]).values()),
-            "large-net-overfits-few": list(gap("VGG-style", sizes[0]).values()),
+            "large-net-memorises-few": claims.contrast([error("train", "VGG-style", sizes[0])], []),
+            "large-net-overfits-few": claims.contrast([gap("VGG-style", sizes[0])], []),
             "more-data-smaller-gap": mean_change(gap, names),
             "more-data-lower-error": mean_change(lambda name, size: error("test", name, size), convolutional),
             "larger-net-larger-gap": claims.contrast([gap(dense[-1], sizes[0])], [gap(dense[0], sizes[0])]),
-            "fits-random-labels": list(at_random["train"].values()),
-            "random-labels-teach-nothing": [value - chance for value in at_random["test"].values()],
+            "fits-random-labels": claims.contrast([at_random["train"]], []),
+            "random-labels-teach-nothing": claims.contrast(
+                [at_random["test"]], [dict.fromkeys(at_random["test"], chance)]
+            ),
         },
     )
 

@@ -224,7 +224,7 @@ def verdict(rows: list[dict], measured: list[dict]) -> list[claims.Verdict]:
         return claims.by_seed(rows, "test_error", {"model.pool": pool}, diverged=claims.chance(rows))
 
     def log_changed(pool: str, shift: int) -> dict[int, float]:
-        return {seed: math.log2(max(share, FLOOR)) for seed, share in changed(pool, shift).items()}
+        return claims.mapped(lambda share: math.log2(max(share, FLOOR)), changed(pool, shift))
 
     return claims.judge(
         CLAIMS,

@@ -319,11 +319,13 @@ def draw_forms(
     """Test loss against c, in the loss and as decoupled decay of the same strength."""
     looks = style.hues(("c in the loss", f"decoupled decay of 2 c / (1 - {MOMENTUM:g})"))
     panels = style.panels(figure, len(NORMS))
+    done = [row for row in rows if row["status"] == "done"]
     for ax, norm in zip(panels, NORMS, strict=True):
-        values = penalties(rows, norm)
-        penalised = [claims.by_seed(rows, "test_loss", {"model.norm": norm, "l2": c}) for c in values]
-        decayed = [decoupled_loss(rows, norm, c) for c in values]
-        for place, (found, look) in enumerate(zip((penalised, decayed), looks.values(), strict=True)):
+        values = penalties(done, norm)
+        penalised = [claims.by_seed(done, "test_loss", {"model.norm": norm, "l2": c}) for c in values]
+        decayed = [decoupled_loss(done, norm, c) for c in values]
+        forms: Sequence[Sequence[Mapping[int, float]]] = (penalised, decayed)
+        for place, (found, look) in enumerate(zip(forms, looks.values(), strict=True)):
             means, lows, highs = style.intervals([list(each.values()) for each in found])
             at = np.arange(len(values)) + 0.12 * place  # apart, for they coincide
             ax.errorbar(at, means, yerr=[means - lows, highs - means], capsize=3.5, **look)

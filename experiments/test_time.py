@@ -22,6 +22,7 @@ training images: were they drawn anew for each seed, an ensemble would also have
 diverged is in no ensemble, as anyone would leave it out.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -192,11 +193,16 @@ def verdict(rows: list[dict], measured: list[dict]) -> list[claims.Verdict]:
     shifted = {"crop": strengths(rows)[-1]}
     nets = members(rows, shifted["crop"])
     size = judged_size(len(nets))
+    whole = all(row["status"] != "diverged" for row in rows if row["assignment"]["crop"] == shifted["crop"])
+
+    def ensembles(parts: int) -> list[float]:
+        return against_parts(nets, size, parts) if whole else [math.nan]  # of the nets that are left it would flatter
+
     return claims.judge(
         CLAIMS,
         {
-            "ensemble-beats-its-members": against_parts(nets, size, size),
-            "more-members-help": against_parts(nets, size, 2),
+            "ensemble-beats-its-members": ensembles(size),
+            "more-members-help": ensembles(2),
             "views-beat-the-centre": claims.contrast(
                 [claims.by_seed(rows, views(rows), shifted)], [claims.by_seed(rows, "test_error", shifted)]
             ),
@@ -248,9 +254,10 @@ def draw_views(figure, rows, measured) -> None:
     titles = ("Trained on unmoved images", "Trained with random shifts")
     style.resize(figure, 3.6)
     axes = figure.subplots(1, len(strengths(rows)), squeeze=False)[0]
+    done = [row for row in rows if row["status"] == "done"]
     for ax, crop, title in zip(axes, strengths(rows), titles, strict=False):
         for place, (name, metric) in enumerate(metrics.items()):
-            sample = list(claims.by_seed(rows, metric, {"crop": crop}).values())
+            sample = list(claims.by_seed(done, metric, {"crop": crop}).values())
             mean, low, high = style.intervals([sample])
             around = place + np.linspace(-0.2, 0.2, len(sample))
             ax.plot(around, sample, "o", color=looks[name]["color"], alpha=0.25, markersize=3.5)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnjax import stats
-from cnnjax.claims import Claim, by_seed, contrast, judge, measured, paired, to_json
+from cnnjax.claims import Claim, Sample, by_seed, contrast, judge, mapped, measured, paired, to_json
 from cnnjax.typing import UsageError
 
 reproducible = settings(deadline=None, max_examples=60, derandomize=True)
@@ -104,7 +104,7 @@ def test_fewer_than_three_seeds_decide_nothing(test, sample):
     assert verdict.n == len(sample)
     assert math.isnan(verdict.p)
     assert f"{len(sample)} of the 3 seeds" in verdict.note
-    assert verdict.seeds_to_decide == (None if len(sample) == 1 else 3)
+    assert (verdict.seeds_to_decide is None) == (len(sample) == 1)
 
 
 @pytest.mark.parametrize("given_samples", [{}, {"deeper-plain": []}])
@@ -118,20 +118,64 @@ def test_no_sample_is_inconclusive_with_a_note(given_samples):
 @pytest.mark.parametrize(
     ("test", "margin", "value", "expected", "note"),
     [
-        ("greater", 0.0, 0.0, "inconclusive", "all 4 differences are exactly 0"),
-        ("not_greater", 0.02, 0.0, "reproduced", "all 4 differences are exactly 0"),
-        ("equivalent", 0.02, 0.0, "reproduced", "all 4 differences are exactly 0"),
-        ("greater", 0.0, 0.25, "reproduced", "all 4 differences are the same (0.25)"),
-        ("equivalent", 0.02, 0.25, "refuted", "all 4 differences are the same (0.25)"),
+        ("greater", 0.0, 0.0, "inconclusive", "all 6 differences are exactly 0"),
+        ("not_greater", 0.02, 0.0, "reproduced", "all 6 differences are exactly 0"),
+        ("equivalent", 0.02, 0.0, "reproduced", "all 6 differences are exactly 0"),
         ("not_greater", 0.3, 0.1 + 0.2, "inconclusive", "points to neither side"),  # 0.30000000000000004
         ("equivalent", 0.3, -0.1 - 0.2, "inconclusive", "points to neither side"),
     ],
 )
 def test_samples_without_spread(test, margin, value, expected, note):
-    verdict = verdict_of(test, margin, [value] * 4)
+    verdict = verdict_of(test, margin, [value] * 6)
     assert verdict.verdict == expected
     assert note in verdict.note
     assert verdict.seeds_to_decide is None
+
+
+def counts(*errors, examples=100):
+    """An arm by seed: so many wrong of ``examples``."""
+    return {seed: wrong / examples for seed, wrong in enumerate(errors)}
+
+
+@pytest.mark.parametrize(
+    ("test", "margin", "more", "fewer", "expected"),
+    [
+        ("greater", 0.0, (1, 1, 1), (0, 0, 0), "inconclusive"),  # one more wrong, three times: chance
+        ("greater", 0.0, (2, 3, 1), (1, 2, 0), "inconclusive"),
+        ("greater", 0.0, (9, 5, 8), (2, 1, 2), "reproduced"),
+        ("greater", 0.0, (9, 5, 8), (4, 0, 3), "reproduced"),  # five more, three times
+        ("less", 0.0, (0, 0, 0), (9, 5, 8), "reproduced"),
+        ("equivalent", 0.02, (1, 2, 0), (1, 2, 0), "inconclusive"),  # two of 100: counts scatter as much
+        ("equivalent", 0.10, (1, 2, 0), (1, 2, 0), "reproduced"),
+        ("not_greater", 0.02, (3, 2, 1), (3, 2, 1), "inconclusive"),
+        ("not_greater", 0.02, (6, 5, 4), (2, 1, 0), "inconclusive"),
+        ("not_greater", 0.02, (19, 18, 17), (2, 1, 0), "refuted"),
+    ],
+)
+def test_equal_differences_of_counts_are_no_proof(test, margin, more, fewer, expected):
+    sample = contrast([counts(*more)], [counts(*fewer)])
+    assert sample.step == pytest.approx(0.01)
+    assert verdict_of(test, margin, sample).verdict == expected
+
+
+def test_the_step_of_errors_that_are_all_zero_is_that_of_the_other_runs():
+    rows = [row(seed, depth, 0.0) for seed in range(4) for depth in (8, 20)]
+    rows += [row(seed, 44, wrong / 256) for seed, wrong in enumerate((7, 30, 12, 9))]
+    sample = contrast([by_seed(rows, "error", {"depth": 20})], [by_seed(rows, "error", {"depth": 8})])
+    assert (sample, sample.step) == ([0.0] * 4, 1 / 256)
+    assert verdict_of("not_greater", 0.02, sample).verdict == "reproduced"
+    assert verdict_of("not_greater", 0.005, sample).verdict == "inconclusive"  # not much more than a step
+    assert "their spread counts as 0.0039, a step of the metric" in verdict_of("not_greater", 0.02, sample).note
+    assert judge([claim()], {"deeper-plain": sample})[0].interval[1] == pytest.approx(3.18244630528 / 256 / 2)
+
+
+def test_equal_differences_whose_step_is_not_known_are_no_proof():
+    assert verdict_of("greater", 0.0, [0.25] * 4).verdict == "inconclusive"
+    assert verdict_of("equivalent", 0.02, [0.25] * 4).verdict == "inconclusive"
+    for count, expected in ((3, "inconclusive"), (4, "inconclusive"), (5, "reproduced")):
+        verdict = verdict_of("greater", 0.0, Sample([0.25] * count))  # no step: continuous
+        assert (verdict.verdict, verdict.p) == (expected, 0.5**count)  # of the exact sign-flip test
+        assert verdict.seeds_to_decide == (5 if expected == "inconclusive" else None)
 
 
 def test_holm_spans_the_claims_judged_together():
@@ -198,8 +242,8 @@ def test_judge_refuses_what_does_not_belong():
         judge([claim(), claim()], {})
     with pytest.raises(UsageError, match="Did you mean 'deeper-plain'"):
         judge([claim()], {"deeper-plane": [0.1]})
-    with pytest.raises(UsageError, match="Claim 'deeper-plain': Value 1 of 3 is nan"):
-        judge([claim()], {"deeper-plain": [0.1, math.nan, 0.2]})
+    with pytest.raises(UsageError, match="Claim 'deeper-plain': Value 1 of 3 is inf"):
+        judge([claim()], {"deeper-plain": [0.1, math.inf, 0.2]})
 
 
 # Identical arms, and effects exactly on the boundary: the worst case for a false verdict.
@@ -229,8 +273,9 @@ def test_false_verdicts_stay_within_the_binomial_bound(tests, mean):
 
 def test_rule_is_a_sentence():
     assert claim().rule == (
-        "reproduced if the paired mean difference is above 0 (one-sided t test, Holm-adjusted p < 0.05, "
-        "n >= 3); refuted if it is below 0 by the same standard; otherwise inconclusive"
+        "reproduced if the paired mean difference is above 0 (one-sided t test, spread at least a step of "
+        "the metric, Holm-adjusted p < 0.05, n >= 3); refuted if it is below 0 by the same standard; "
+        "otherwise inconclusive"
     )
     assert "is below 0.02 (one-sided non-inferiority" in claim("not_greater", 0.02).rule
     assert "refuted if it is below -0.02" in claim("not_less", 0.02).rule
@@ -288,18 +333,45 @@ def test_by_seed_takes_finished_runs_in_seed_order():
     assert by_seed(ROWS, "error", {"residual": False, "depth": 20, "seed": 1}) == {1: 0.25}
 
 
-def test_diverged_runs_are_dropped_or_given_the_value():
+def test_diverged_runs_have_the_value_that_is_given_or_none():
     deep = {"residual": False, "depth": 56}
-    assert by_seed(ROWS, "error", deep) == {0: 0.9, 2: 0.5}
-    assert by_seed(ROWS, "error", deep, diverged=0.75) == {0: 0.9, 1: 0.75, 2: 0.5}
-    with pytest.raises(UsageError, match="diverged=nan"):
-        by_seed(ROWS, "error", deep, diverged=math.nan)
+    assert by_seed(ROWS, "error", deep) == pytest.approx({0: 0.9, 1: math.nan, 2: 0.5}, nan_ok=True)
+    found = by_seed(ROWS, "error", deep, diverged=0.75)
+    assert (found, found.counted) == ({0: 0.9, 1: 0.75, 2: 0.5}, {1})
+    with pytest.raises(UsageError, match="diverged=inf"):
+        by_seed(ROWS, "error", deep, diverged=math.inf)
+
+
+def test_a_diverged_run_without_a_value_leaves_its_claim_open():
+    """Left out, it would flatter its arm: of the others, the deep nets are surely better."""
+    rows = [row(seed, depth, loss + seed / 100) for seed in range(8) for depth, loss in ((56, 0.1), (20, 0.9))]
+    verdict = verdict_of("less", 0.0, paired(rows, "error", {"depth": 56}, {"depth": 20}))
+    assert verdict.verdict == "reproduced"
+    rows[6] = {**rows[6], "status": "diverged", "metrics": {}}
+    open_, other = judge(
+        [claim("less"), claim("less", id="other")],
+        {"deeper-plain": paired(rows, "error", {"depth": 56}, {"depth": 20}), "other": [-0.30, -0.33, -0.36]},
+    )
+    assert (open_.verdict, open_.n, open_.seeds_to_decide) == ("inconclusive", 7, None)
+    assert "1 of 8 seeds have a run that diverged, which has no value" in open_.note
+    assert other.p_adjusted == pytest.approx(2 * other.p)  # it counts in the correction
+
+
+def test_a_diverged_run_that_counts_is_in_the_note():
+    rows = [row(seed, depth, error) for seed in range(8) for depth, error in ((56, 0.1), (20, 0.5))]
+    rows[7] = {**rows[7], "status": "diverged", "metrics": {}}
+    verdict = verdict_of("less", 0.0, paired(rows, "error", {"depth": 56}, {"depth": 20}, diverged=0.9))
+    assert verdict.verdict == "reproduced"
+    assert "1 diverged run counted as the worst value (seed 3)" in verdict.note
+    kept = mapped(math.log2, by_seed(rows, "error", {"depth": 20}, diverged=0.9))
+    assert (kept.counted, kept[3]) == ({3}, math.log2(0.9))
+    assert math.isnan(mapped(math.log2, by_seed(rows, "error", {"depth": 20}))[3])
 
 
 def test_paired_is_a_less_b_where_both_are_done():
     plain = {"residual": False}
     a, b = {**plain, "depth": 56}, {**plain, "depth": 20}
-    assert paired(ROWS, "error", a, b) == pytest.approx([0.4, 0.3])
+    assert paired(ROWS, "error", a, b) == pytest.approx([0.4, math.nan, 0.3], nan_ok=True)
     assert paired(ROWS, "error", a, b, diverged=0.75) == pytest.approx([0.4, 0.5, 0.3])
     assert paired([], "error", a, b) == []
 

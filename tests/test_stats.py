@@ -101,11 +101,11 @@ def test_paired_test_mirrors_and_agrees_with_the_interval(x):
     assert (test.p_greater < 0.025) == (test.low > 0)
 
 
-@pytest.mark.parametrize(("value", "greater"), [(0.1, 0.0), (-0.1, 1.0), (0.0, 0.5)])
+@pytest.mark.parametrize(("value", "greater"), [(0.1, 1 / 8), (-0.1, 1.0), (0.0, 0.5)])
 def test_identical_differences_are_decided_by_their_sign(value, greater):
     test = stats.paired_test([value] * 3)
     assert (test.effect, test.sd, test.low, test.high) == (value, 0.0, value, value)
-    assert (test.p_greater, test.p_less) == (greater, 1 - greater)
+    assert (test.p_greater, test.p_less) == (greater, {1 / 8: 1.0, 1.0: 1 / 8, 0.5: 0.5}[greater])
 
 
 def test_differences_that_agree_up_to_rounding_count_as_identical():
@@ -114,6 +114,48 @@ def test_differences_that_agree_up_to_rounding_count_as_identical():
     assert stats.paired_test(rounded).sd == 0
     on_the_margin = stats.not_greater(rounded, margin=0.3)
     assert (on_the_margin.p, on_the_margin.p_beyond) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "step"),
+    [
+        ([12 / 360, 7 / 360, 30 / 360], 1 / 360),
+        ([12 / 360, 18 / 360, 30 / 360], 6 / 360),  # a multiple of it: stricter
+        ([12 / 360 - 5 / 360, 3 / 360, 0.0, -1 / 360], 1 / 360),
+        ([51 / 517, 39 / 517, 3 / 1024], 3 / (517 * 1024)),
+        ([100, 250, 0], 50),
+        ([0.0, 0.0], 0),
+        ([], 0),
+        ([0.25, math.nan], 0.25),
+        ([0.0334813, math.pi / 7, 0.123456789], 0),
+        (np.random.default_rng(0).normal(size=5).astype(np.float32).astype(float).tolist(), 0),
+    ],
+)
+def test_the_step_of_counts_is_found_in_their_values(values, step):
+    assert stats.step(values) == pytest.approx(step, rel=1e-12)
+
+
+def test_the_spread_of_counts_is_at_least_a_step():
+    """By hand: three times 2 of 100 more, spread 1 of 100."""
+    test = stats.paired_test([0.02] * 3, step=0.01)
+    assert test.p_greater == pytest.approx(p_of_t_with_2_degrees(2 * math.sqrt(3)))
+    assert (test.low, test.high) == pytest.approx(
+        (0.02 - 4.30265273 / 100 / math.sqrt(3), 0.02 + 4.30265273 / 100 / math.sqrt(3))
+    )
+    within = stats.not_greater([0.0] * 3, margin=0.03, step=0.01)  # variance 1 + 3 steps
+    assert within.p == pytest.approx(p_of_t_with_2_degrees(1.5 * math.sqrt(3)))
+    assert within.high == pytest.approx(2.919985580355516 * 0.02 / math.sqrt(3))
+    wide = [0.1, 0.3, 0.5]
+    assert stats.paired_test(wide, step=0.01) == stats.paired_test(wide)
+
+
+def test_many_samples_at_once_are_each_as_alone():
+    many = np.random.default_rng(0).integers(-3, 4, (50, 4)) / 100
+    above, below = stats.one_sided(many, 0.01, stats.least_spread(0.01, 0.01))
+    alone = [stats.not_greater(each, 0.01, step=0.01) for each in many]
+    assert (above.tolist(), below.tolist()) == ([each.p_beyond for each in alone], [each.p for each in alone])
+    families = above.reshape(10, 5)
+    assert stats.holm(families).tolist() == [stats.holm(family) for family in families]
 
 
 def test_equivalence_by_hand():
