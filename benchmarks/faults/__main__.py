@@ -10,7 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.faults import code, devices, disk, distributed, inputs, killed, names, orphans, places, repeated
+from benchmarks.faults import (
+    chance,
+    code,
+    devices,
+    disk,
+    distributed,
+    inputs,
+    killed,
+    names,
+    orphans,
+    places,
+    repeated,
+)
 from benchmarks.faults.finding import Finding, Place
 from benchmarks.measure import RESULTS, machine
 from cnnjax.strict_json import encode
@@ -118,6 +130,11 @@ TESTS = {
         code.copied_results,
         "rows, manifests and checkpoints of another run, seed, signature or data set, and such without a part or with "
         "one of another type, are refused by name, without a traceback, by the sweep and by the commands that look",
+    ),
+    "false_verdicts": Test(
+        chance.false_verdicts,
+        "of families of 1 to 10 claims on counts with no effect, or one at the margin, at most 5 % have a false "
+        "reproduction, for each number of claims, each of 3 to 10 seeds and each kind of claim and of counts",
     ),
     "accelerator": Test(
         devices.accelerator,
