@@ -1,8 +1,9 @@
-"""Evidence: what every experiment asserts, and the newest verdicts on it.
+"""Evidence: what every experiment asserts, and the best verdicts on it.
 
-Evidence is a folder with a ``verdict.json``: those of the workdir, and the committed ones in
-``experiments/results`` where the workdir has none of that name. One experiment may have several, such as
-``degradation`` and ``degradation-cifar10``; its ``verdict.json`` says whose it is.
+Evidence is a folder with a ``verdict.json``, in the workdir or among the committed ones in ``experiments/results``. One
+experiment may have several, such as ``degradation`` and ``degradation-cifar10``; its ``verdict.json`` says whose it is.
+Of folders of one name the preset decides: paper before quick before smoke, whose few steps prove nothing. Of one preset
+the workdir's goes before the committed. ``degradation-smoke``, of that preset, counts as ``degradation``.
 """
 
 import importlib
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from cnnjax.cli.presets import rank
 from cnnjax.provenance import code_since
 from cnnjax.report.gallery import NOT_RUN
 from cnnjax.sweep.validity import check_manifest
@@ -39,7 +41,7 @@ def ledger(workdir: Path, modules: Mapping[str, ModuleType] | None = None) -> li
     a verdict are "not run"; verdicts on claims that the code no longer has are left out.
 
     Args:
-      workdir: its verdicts go before the committed ones of the same folder name.
+      workdir: its verdicts go before the committed ones of the same folder name and preset.
       modules: the experiments; all by default.
 
     Raises:
@@ -58,9 +60,14 @@ def ledger(workdir: Path, modules: Mapping[str, ModuleType] | None = None) -> li
 
 
 def _evidence(places: Sequence[Path]) -> dict[tuple[str, str], Path]:
-    """(experiment, folder name) -> its ``verdict.json``; later places go before earlier ones."""
-    paths = [path for place in places for path in sorted(place.glob("*/verdict.json"))]
-    return {(str(_verdict(path)["experiment"]), path.parent.name): path for path in paths}
+    """(experiment, folder name without its preset) -> the best ``verdict.json``; see above."""
+    best: dict[tuple[str, str], tuple[int, Path]] = {}
+    for path in (path for place in places for path in sorted(place.glob("*/verdict.json"))):
+        verdict = _verdict(path)
+        key = (str(verdict["experiment"]), path.parent.name.removesuffix(f"-{verdict['preset']}"))
+        if rank(verdict["preset"]) >= best.get(key, (-1, path))[0]:
+            best[key] = (rank(verdict["preset"]), path)
+    return {key: path for key, (_, path) in best.items()}
 
 
 def entry_of(name: str, module: ModuleType, path: Path | None) -> Entry:

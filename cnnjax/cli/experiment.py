@@ -25,6 +25,7 @@ import jax
 from cnnjax import claims, models
 from cnnjax.cli.ending import ended
 from cnnjax.cli.flags import Flags
+from cnnjax.cli.presets import PRESETS, directory_of
 from cnnjax.cli.progress import display
 from cnnjax.cli.source import source_session, train, trained
 from cnnjax.data.catalog import DataConfig
@@ -48,8 +49,6 @@ from cnnjax.train.program import Driver
 from cnnjax.train.run import Interrupted
 from cnnjax.train.spec import Hyper, Spec, digest, to_json
 from cnnjax.typing import UsageError
-
-PRESETS = ("smoke", "quick", "paper")
 
 
 def main(experiment: ModuleType | str, argv: list[str] | None = None) -> int:
@@ -122,7 +121,8 @@ def _start(name: str, module: ModuleType, flags: Flags) -> int:
 
 def _lead(name: str, module: ModuleType, flags: Flags, execution: Execution, session: Session) -> int:
     if hasattr(module, "source"):
-        root, data, given = Path(flags.workdir) / name, flags.data(), flags.overrides()
+        root = directory_of(Path(flags.workdir), name, flags.preset)
+        data, given = flags.data(), flags.overrides()
         source = source_session(name, module, flags.preset, data, given, execution, root)
         weights = trained(source) if flags.plan or flags.calibrate else train(source)
         session = _session(name, module, flags, execution, weights)
@@ -150,7 +150,7 @@ def _session(name: str, module: ModuleType, flags: Flags, execution: Execution, 
     planned = plan(points(spec, hyper, grid, seeds), jax.default_backend(), execution.driver)
     resolved = {"spec": to_json(spec), "hyper": to_json(hyper), "grid": list(grid), "seeds": list(seeds)}
     description = {"experiment": name, "preset": flags.preset, "configuration": {"preset": flags.preset, **resolved}}
-    return Session(planned, execution, Path(flags.workdir) / name, description)
+    return Session(planned, execution, directory_of(Path(flags.workdir), name, flags.preset), description)
 
 
 def _resolve(module: ModuleType, flags: Flags, weights: str) -> tuple[Spec, Hyper, Grid]:

@@ -15,10 +15,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cnnjax.cli import evidence, experiment, missing
+from cnnjax.cli import evidence, missing
 from cnnjax.cli.arguments import HELP
 from cnnjax.cli.ending import NOBODY_READS, ended
 from cnnjax.cli.evidence import Entry
+from cnnjax.cli.presets import PRESETS
 from cnnjax.interrupt import stoppable
 from cnnjax.report import gallery
 from cnnjax.report.gallery import NOT_RUN, RULE_CHANGED
@@ -82,7 +83,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
         "was made by other rules; the cheapest first, after a forecast",
     )  # fmt: skip
     run.add_argument("--plan", action="store_true", help="print the forecast, and stop")
-    run.add_argument("--preset", choices=experiment.PRESETS, help="which recipe [quick]")
+    run.add_argument("--preset", choices=PRESETS, help="which recipe [quick]")
     run.add_argument("--seeds", type=_positive, metavar="N", help="number of seeds [the preset's]")
     run.add_argument("--data", metavar="NAME", help="digits, shapes, folder:DIR or tfds:NAME [digits]")
     run.add_argument("--workers", type=_natural, metavar="N", help="processes on a CPU; 0 is none [one for each core]")

@@ -13,6 +13,7 @@ import jax
 from cnnjax.cli import evidence, experiment
 from cnnjax.cli.ending import NOBODY_READS
 from cnnjax.cli.experiment import default_data
+from cnnjax.cli.presets import directory_of
 from cnnjax.cli.source import source_session, trained
 from cnnjax.data.catalog import DataConfig, describe
 from cnnjax.report import page
@@ -90,7 +91,7 @@ def _arguments(options: argparse.Namespace) -> list[str]:
 
 def forecast(name: str, module: ModuleType, workdir: Path, options: argparse.Namespace) -> Forecast:
     """What the experiment lacks in ``workdir`` and may cost; ``options`` are those of the command line."""
-    directory = workdir / name
+    directory = directory_of(workdir, name, options.preset or "quick")
     measured = _measured_seconds(directory)
     why = _why(name, module, directory, options)
     if not why:

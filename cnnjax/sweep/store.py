@@ -29,7 +29,7 @@ from cnnjax.sweep.lease import LEASE_SECONDS, Leases
 from cnnjax.sweep.place import Place, Unwritable
 from cnnjax.sweep.validity import DIGEST, Row, check_manifest, check_origin, check_row, content_digest
 from cnnjax.train.pretrained import sha256
-from cnnjax.typing import UsageError, differences
+from cnnjax.typing import UsageError, differences, first_difference
 
 FEW = 100  # so many rows are asked for one by one; for more, all are listed
 
@@ -199,11 +199,10 @@ class Store:
             if not data_differ and (told := _fewer_seeds(found["configuration"], manifest["configuration"])):
                 raise UsageError(f"{self.directory} {told}, or use another --workdir.")
             compared = ("data",) if data_differ else ("configuration",)
-            told = "\n".join(differences(*({key: m[key] for key in compared} for m in (found, manifest))))
-            raise UsageError(
-                f"{self.directory} holds results of a different configuration:\n{told}\n"
-                "Use another --workdir, or remove the directory."
-            )
+            there, asked = ({key: m[key] for key in compared} for m in (found, manifest))
+            first = f"{self.directory} holds results of a different configuration: {first_difference(there, asked)}"
+            remedy = "Use another --workdir, or remove the directory."
+            raise UsageError("\n".join([first, *differences(there, asked), remedy]))
         done = self.done(found["runs"])
         rows = [self.read(run, found, mix_signatures) for run in sorted(done)] if read_rows else []
         if not mix_signatures and len(self.done(manifest["runs"])) < len(manifest["runs"]):

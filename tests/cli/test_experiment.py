@@ -77,6 +77,17 @@ def test_a_second_call_only_reports(call, results, capsys, monkeypatch):
     assert (results / "report.html").exists()
 
 
+def test_presets_do_not_stand_in_each_others_way(call, results, tmp_path):
+    assert call() == 0
+    before = times(results)
+    assert call("--preset=quick", "--steps=6", "--seeds=2") == 0
+    assert call("--preset=quick", "--steps=6", "--seeds=2") == 0  # there is nothing left to do
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny", "tiny-quick"]
+    presets = [json.loads((path / "verdict.json").read_text())["preset"] for path in (results, tmp_path / "tiny-quick")]
+    assert presets == ["smoke", "quick"]
+    assert times(results) == before
+
+
 def test_more_seeds_continue_and_other_numbers_are_refused(call, results, capsys):
     assert call() == 0
     before = times(results)
@@ -85,7 +96,7 @@ def test_more_seeds_continue_and_other_numbers_are_refused(call, results, capsys
     assert times(results).items() > before.items()
     assert {claim["n"] for claim in json.loads((results / "verdict.json").read_text())["claims"]} == {3}
     written = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
-    for argv in (["--learning_rate=0.01", "--seeds=3"], ["--steps=7", "--seeds=3"], ["--preset=quick"]):
+    for argv in (["--learning_rate=0.01", "--seeds=3"], ["--steps=7", "--seeds=3"]):
         assert call(*argv) == 2
         assert "holds results of a different configuration" in capsys.readouterr().err
     assert call("--seeds=1") == 2

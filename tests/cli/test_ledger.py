@@ -77,6 +77,31 @@ def test_a_verdict_in_the_workdir_goes_before_the_committed_one(tmp_path):
     assert "results" in found["regularization"]["from"]
 
 
+@pytest.mark.parametrize(
+    ("folders", "best"),
+    [
+        ({"tiny": "quick", "tiny-smoke": "smoke"}, "tiny"),
+        ({"tiny": "smoke", "tiny-quick": "quick"}, "tiny-quick"),
+        ({"tiny": "smoke", "tiny-paper": "paper", "tiny-quick": "quick"}, "tiny-paper"),
+        ({"tiny": "smoke"}, "tiny"),
+    ],
+)
+def test_of_several_presets_the_best_counts(tmp_path, only_tiny, write, folders, best):
+    for folder, preset in folders.items():
+        write(folder, preset=preset)
+    (entry,) = evidence.ledger(tmp_path)
+    assert (entry["name"], entry["preset"]) == (best, folders[best])
+
+
+def test_a_smoke_run_does_not_hide_the_committed_evidence(tmp_path):
+    own = {"experiment": "degradation", "preset": "smoke", "claims": []}
+    (tmp_path / "degradation").mkdir()
+    (tmp_path / "degradation" / "verdict.json").write_text(json.dumps(own))
+    entry = entries(tmp_path)["degradation"]
+    assert entry["preset"] == "quick"
+    assert "results" in entry["from"]
+
+
 def test_further_evidence_is_listed_after_the_experiments_own():
     found = [(e["experiment"], e["name"]) for e in evidence.ledger(Path("nowhere"))]
     names = [name for experiment, name in found if experiment == "degradation"]

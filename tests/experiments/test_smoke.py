@@ -9,7 +9,7 @@ from PIL import Image
 
 from cnnjax import claims, cli
 from cnnjax.cli.evidence import experiments
-from cnnjax.cli.experiment import PRESETS
+from cnnjax.cli.presets import PRESETS
 from cnnjax.data.catalog import DataConfig
 from cnnjax.sweep import plan, points
 from cnnjax.sweep.grid import NOTHING
