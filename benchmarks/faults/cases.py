@@ -40,7 +40,7 @@ CASES: tuple[tuple[list[str], list[str]], ...] = (
     # What does not fit together
     (["--data.image_size=3"], ["plain8_cifar", "at least 4x4 pixels, not 3x3", "--data.image_size=4"]),
     (["--model.num_classes=7"], ["10 classes", "--model.num_classes=10"]),
-    (["--model.norm=group", "--model.width=12"], ["8 groups", "12 channels", "Choose a divisor"]),
+    (["--model.norm=group", "--model.norm_groups=5"], ["5 groups", "channels", "Use one of 1, 2"]),
     (["--model=lenet5", "--model.width=4"], ["field of model lenet5 'width'"]),
     (["--train_size=5000"], ["train_size=5000", "Use at most 1024, or 0 for all"]),
     (["--evaluate_every=10", "--steps=5"], ["evaluate_every=10", "steps=5", "Use at most 5, or 0"]),

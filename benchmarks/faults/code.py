@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.faults.finding import Finding, Place
 from benchmarks.faults.processes import ROOT, Ended, Sweep, ended_afterwards, wait_for
+from cnnjax.strict_json import encode
 
 NET = """
 from pathlib import Path
@@ -227,7 +228,7 @@ def _rows_of_others(study: Study) -> dict[str, tuple[Path, str]]:
 
     def signed(**changed: Any) -> str:
         new = {name: value for name, value in {**row, **changed}.items() if value != "missing"}
-        return json.dumps({**new, "sha256": content_digest(new)})
+        return encode({**new, "sha256": content_digest(new)})
 
     threads = {**row["signature"], "threads": 77}
     found = {
@@ -239,8 +240,8 @@ def _rows_of_others(study: Study) -> dict[str, tuple[Path, str]]:
         "another signature": signed(signature=threads, signature_digest=digest(threads)),
         "a signature by another's digest": signed(signature=threads),
         "other data": signed(data="0" * 64),
-        "no digest": json.dumps(row),
-        "a digest of another": json.dumps({**row, "sha256": content_digest(other)}),
+        "no digest": encode(row),
+        "a digest of another": encode({**row, "sha256": content_digest(other)}),
         "a list": "[]",
         "null": "null",
         "half": first.read_text()[: len(first.read_text()) // 2],
@@ -257,10 +258,10 @@ def _manifests(study: Study) -> dict[str, tuple[Path, str]]:
     manifest = json.loads(path.read_text())
     found = {"an empty manifest": "", "a manifest that is a list": "[]"}
     for part in ("configuration", "data", "runs", "signatures"):
-        found[f"a manifest with {part} of another type"] = json.dumps({**manifest, part: [7]})
-        found[f"a manifest with {part} null"] = json.dumps({**manifest, part: None})
-    found["a manifest whose runs are numbers"] = json.dumps({**manifest, "runs": dict.fromkeys(manifest["runs"], 7)})
-    found["a manifest without runs"] = json.dumps({k: v for k, v in manifest.items() if k != "runs"})
+        found[f"a manifest with {part} of another type"] = encode({**manifest, part: [7]})
+        found[f"a manifest with {part} null"] = encode({**manifest, part: None})
+    found["a manifest whose runs are numbers"] = encode({**manifest, "runs": dict.fromkeys(manifest["runs"], 7)})
+    found["a manifest without runs"] = encode({k: v for k, v in manifest.items() if k != "runs"})
     return {name: (path, text) for name, text in found.items()}
 
 

@@ -1,6 +1,7 @@
 """The presets of experiments, by rank, and which directory each has."""
 
 import json
+import os
 from pathlib import Path
 
 PRESETS = ("smoke", "quick", "paper")  # the later, the more its evidence counts
@@ -13,7 +14,7 @@ def directory_of(workdir: Path, experiment: str, preset: str) -> Path:
     this one has ``<experiment>-<preset>``, and keeps it.
     """
     usual, own = workdir / experiment, workdir / f"{experiment}-{preset}"
-    return own if own.exists() or preset_in(usual) not in (None, preset) else usual
+    return own if os.path.exists(own) or preset_in(usual) not in (None, preset) else usual
 
 
 def preset_in(directory: Path) -> str | None:

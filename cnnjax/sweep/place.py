@@ -19,6 +19,7 @@ FOLDERS = ("rows", "leases", "failed", "checkpoints", "weights", "log", "figures
 FILES = ("manifest.json", "results.csv", "verdict.json", "report.html", "measured.json")
 PROBE_BYTES = 4096  # a row is about as long
 LONGEST = 3600  # bytes of a directory's name: systems know paths of 4,096, and a sweep adds to it
+LONGEST_PART = 255  # bytes of what is between two slashes
 
 Identity = tuple[int, int]  # device and number of a directory
 
@@ -86,6 +87,16 @@ class Place:
         )
 
 
+def check_name(directory: Path) -> None:
+    """Refuses a directory that no file system can hold, before anything looks into it.
+
+    Raises:
+      UsageError: its name, or a part of it, is too long.
+    """
+    if len(os.fsencode(directory)) > LONGEST or any(len(os.fsencode(part)) > LONGEST_PART for part in directory.parts):
+        raise UsageError(f"The name {_shortened(directory)} is too long. Use another --workdir.")
+
+
 def probe(directory: Path) -> None:
     """Tries in a directory, and in each folder of a sweep that it has, all that a sweep does; leaves nothing there.
 
@@ -95,8 +106,6 @@ def probe(directory: Path) -> None:
     Raises:
       UsageError: something cannot be done, or stands in the way; names it.
     """
-    if len(os.fsencode(directory)) > LONGEST:
-        raise UsageError(f"The name {_shortened(directory)} is too long. Use another --workdir.")
     try:
         existing = directory
         while not existing.exists():
@@ -106,7 +115,7 @@ def probe(directory: Path) -> None:
         for folder in (existing, *(existing / name for name in FOLDERS if existing == directory)):
             if folder == existing or folder.exists():
                 _try_all(folder)
-    except OSError as error:  # such as a name that is too long
+    except OSError as error:
         raise UsageError(
             f"Nothing can be written to {_shortened(directory)} ({error.strerror or error}). Use another --workdir."
         ) from error

@@ -110,9 +110,13 @@ class Store:
     """The results directory of one sweep. Making one touches nothing on disk.
 
     The first write makes the directory where it is missing, and from then on it is held: see ``place``.
+
+    Raises:
+      UsageError: the name is too long for a file system.
     """
 
     def __init__(self, directory: Path):
+        place.check_name(directory)
         self.directory = directory
         self._place: Place | None = None
 

@@ -112,7 +112,7 @@ def test_an_interruption_ends_with_130(monkeypatch, capsys):
         (["convert"], ["Name the file"]),
         (["convert", "x.pth"], ["--to=OUT.safetensors"]),
         (["convert", "x.pth", "--to=x.pth"], ["--to=OUT.safetensors", "'x.pth'"]),
-        (["convert", "x.pth", "--format=keras"], ["--format=keras", "cnnjax|torchvision|timm"]),
+        (["convert", "x.pth", "--format=caffe"], ["--format=caffe", "cnnjax|torchvision|timm|keras"]),
         (["convert", "x.pth", "--to=/no/such/x.safetensors"], ["/no/such"]),
     ],
     ids=lambda value: " ".join(value) if value[0] in SUBCOMMANDS else "",

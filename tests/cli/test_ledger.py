@@ -210,11 +210,11 @@ def test_the_heading_of_an_evidence(tmp_path, only_tiny, write):
 def test_piped_lines_are_whole(call, capsys):
     assert call() == 0
     printed = capsys.readouterr().out
-    for module in evidence.experiments().values():
-        for claim in module.CLAIMS:
-            assert claim.statement in printed
-            assert claim.rule in printed
-            assert claim.source in printed
+    for entry in evidence.ledger(Path("no results of ours")):
+        for claim in entry["claims"]:
+            assert claim["statement"] in printed
+            assert claim["rule"] in printed
+            assert claim["source"] in printed
 
 
 def test_effects_and_what_would_decide_are_printed(only_tiny, write, call, capsys):

@@ -177,7 +177,7 @@ def test_365_alexnet_normalises_before_it_pools():  # S2:140
     orders = {}
     for after in (False, True):
         model = models.create("alexnet", lrn_after_pool=after)
-        orders[after] = np.asarray(compiled(model._pool)(images))
+        orders[after] = np.asarray(compiled(model._pool_and_normalize)(images))
 
     @compiled
     def both(x):

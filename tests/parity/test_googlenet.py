@@ -11,8 +11,9 @@ from cnnjax.nn import initializer
 from tests.fixtures.networks import jit
 from tests.parity import seeded
 from tests.parity.reference import TOLERANCE, state_dict
-from tests.parity.test_alexnet import RESPONSE_NORMS
 
+# k, and alpha as PyTorch and Caffe have it, which divide it by the window: the paper's, and Caffe's
+RESPONSE_NORMS = {(2.0, 5e-4): {}, (1.0, 1e-4): {"lrn_k": 1.0, "lrn_alpha": 2e-5}}
 AUXILIARY = {"init_weights": False, "aux_logits": True, "transform_input": False}
 
 

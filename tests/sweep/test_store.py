@@ -318,7 +318,10 @@ def test_a_directory_that_a_kill_left_before_its_manifest_is_taken(tmp_path):
 @pytest.mark.parametrize(
     ("wanted", "parts"),
     [
-        (manifest("b", "c", spec={"steps": 5}), ["different configuration: there: steps 3; asked: 5", 'there: "steps": 3', 'asked: "steps": 5']),
+        (
+            manifest("b", "c", spec={"steps": 5}),
+            ["different configuration: there: steps 3; asked: 5", 'there: "steps": 3', 'asked: "steps": 5'],
+        ),
         (manifest("b"), ["different configuration", "Use another --workdir, or remove the directory"]),
         (manifest("a", "b", data="x"), ["different configuration", 'there: "digits": "abc"', 'asked: "digits": "x"']),
         (manifest("a", "b", threads=2), ["execution signature", 'there: "threads": 1', 'asked: "threads": 2']),

@@ -118,10 +118,11 @@ def test_of_other_libraries_files_it_is_known_by_the_networks_name(of_torchvisio
 
 
 def test_a_missing_file_is_named_before_anything_is_read(tmp_path):
-    for path in (str(tmp_path / "none.safetensors"), str(tmp_path)):
+    missing, empty = str(tmp_path / "none.safetensors"), str(tmp_path)
+    for path, message in ((missing, f"weights={missing} cannot be read"), (empty, f"{empty} has no file of weights")):
         spec = dataclasses.replace(SPEC, weights=path)
         for use in (lambda spec=spec: digest(spec), lambda spec=spec: validate(spec, [Hyper()], DIGITS)):
-            with pytest.raises(UsageError, match=f"weights={path} cannot be read"):
+            with pytest.raises(UsageError, match=message):
                 use()
 
 

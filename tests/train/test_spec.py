@@ -142,7 +142,7 @@ def run(changes):
         ({"train_size": 1025}, "train_size", "1025", "at most 1024"),
         ({"model": "lenet5"}, "lenet5", "8x8", "--data.image_size=16"),
         ({"model": "lenet5_classic"}, "lenet5_classic", "8x8", "--data.image_size=32"),
-        ({"model": "resnet8_cifar", "model.width": 12, "model.norm": "group"}, "8 groups", "12 channels", "a divisor"),
+        ({"model": "resnet8_cifar", "model.norm": "group", "model.norm_groups": 5}, "5 groups", "16 channels", "Use"),
         ({"model.num_classes": 7}, "classes", "7", "--model.num_classes=10"),
         ({"model": "lenet5_classic", "model.num_classes": 7}, "num_classes", "7", "Use lenet5"),
         ({"model": Linear(7)}, "(N, 7)", "10 classes", "--model.num_classes=10"),
