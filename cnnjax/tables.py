@@ -18,8 +18,9 @@ def show(*parts: Any, console: Any = None) -> None:
       console: of rich; by default on standard output.
     """
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from cnnjax.console import Console
 
     console = Console() if console is None else console
     if not console.is_terminal:

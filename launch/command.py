@@ -39,6 +39,7 @@ from cnnjax.cli.arguments import HELP, Arguments, help_lines
 from cnnjax.cli.ending import ended
 from cnnjax.interrupt import Stopped, stoppable
 from cnnjax.process import ending_with_this_one
+from cnnjax.text import printable
 from cnnjax.typing import UsageError, unknown
 from launch import ray_cluster, request, slurm, submit, watch
 from launch.request import Request
@@ -78,7 +79,7 @@ def _outcome(argv: list[str]) -> int:
 
 def say(text: str) -> None:
     """A line from the launcher, apart from what the command prints."""
-    print(f"launch: {text}", file=sys.stderr, flush=True)
+    print(f"launch: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def _arguments() -> Arguments:

@@ -21,7 +21,7 @@ def wait(cluster: Cluster, tasks: int, retries: int, say: Callable[[str], None])
     Returns:
       The last state of every task.
     """
-    from rich.console import Console
+    from cnnjax.console import Console
 
     tries: collections.Counter[int] = collections.Counter()
     said: set[int] = set()

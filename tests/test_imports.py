@@ -18,6 +18,7 @@ FOUNDATION = (
     "provenance",
     "strict_json",
     "text",
+    "console",
     "__version__",
 )
 LAYERS = ("ops", "nn", "augment", "losses", "metrics", "stats", "data")
@@ -31,6 +32,7 @@ MAY_IMPORT = {
     "typing": FOUNDATION,
     "image": FOUNDATION,
     "tables": FOUNDATION,
+    "console": FOUNDATION,
     "process": FOUNDATION,
     "interrupt": FOUNDATION,
     "text": FOUNDATION,
@@ -57,7 +59,20 @@ MAY_IMPORT = {
 }
 
 # The same for what lies beside cnnjax and may not import all of it.
-BESIDE = {"launch": ("cnnjax.cli", "cnnjax.interrupt", "cnnjax.process", "cnnjax.sweep", "cnnjax.typing", "launch")}
+BESIDE = {
+    "launch": (
+        *(
+            "cnnjax.cli",
+            "cnnjax.console",
+            "cnnjax.interrupt",
+            "cnnjax.process",
+            "cnnjax.sweep",
+            "cnnjax.text",
+            "cnnjax.typing",
+        ),
+        "launch",
+    )
+}
 
 # Together they take seconds to import, and most commands need none of them.
 SLOW = {
@@ -134,7 +149,8 @@ def test_a_forbidden_import_is_found(path, source, forbidden):
 def test_slow_libraries_are_imported_where_they_are_used(path):
     whole = ast.parse((ROOT / path).read_text())
     at_top = ast.unparse(ast.Module([n for n in whole.body if isinstance(n, ast.Import | ast.ImportFrom)], []))
-    assert SLOW.isdisjoint(name.split(".")[0] for name in imports(path, at_top))
+    found = [name for name in imports(path, at_top) if name.startswith("cnnjax.console") or name.split(".")[0] in SLOW]
+    assert found == (["rich.console", "rich.segment.Segment"] if path == Path("cnnjax/console.py") else [])
 
 
 def test_no_file_has_a_vague_name():

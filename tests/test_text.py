@@ -1,12 +1,13 @@
 import io
 import os
+import re
 import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
+from cnnjax.console import Console
 from cnnjax.tables import cell, show
 from cnnjax.text import never_fail_to_print, printable, printable_lines
 
@@ -46,6 +47,29 @@ def test_texts_and_cells_have_no_markup():
     show("in [/b]/data", table, console=Console(file=out))
     lines = [line.strip() for line in out.getvalue().splitlines()]
     assert lines == ["in [/b]/data", "on [/b]/data", "image", r"[red]a\n[/b]"]
+
+
+@pytest.mark.parametrize("hostile", ["\x1b]0;owned\x07", "\x1b[2J", "\x9b31m", "\r\x1b[K", "\u202e"])
+def test_nothing_that_a_console_prints_steers_the_terminal(hostile):
+    """Only what rich itself writes: colours, which are the same for another text."""
+    from rich.table import Table
+
+    def printed(text):
+        out = io.StringIO()
+        table = Table("what happened", title=text, caption=text)
+        table.add_row(text, style="red")
+        console = Console(file=out, force_terminal=True, width=200)
+        console.print(f"failed: {text}", table, highlight=False, markup=False)
+        console.print(f"failed: {text}", style="bold", soft_wrap=True, markup=False)
+        with console.status(text):
+            pass
+        return out.getvalue()
+
+    # Control characters and escape sequences, but for colours, which rich also gives to numbers
+    steers = re.compile(r"\x1b(?!\[[0-9;]*m)[^a-zA-Z]*.|[\x00-\x1a\x7f-\x9f\u202e]")
+    steering = [set(steers.findall(printed(text))) for text in (hostile, "plain")]
+    assert hostile not in printed(hostile)
+    assert steering[0] == steering[1]
 
 
 def test_what_the_encoding_lacks_is_escaped(monkeypatch):

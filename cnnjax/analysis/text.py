@@ -8,7 +8,7 @@ from cnnjax.tables import show, sides, size, square
 
 def text(found: Any, name: str = "") -> str:
     """Everything that ``analysis.summarize`` found, for people to read; columns are two spaces apart."""
-    from rich.console import Console
+    from cnnjax.console import Console
 
     stream = io.StringIO()
     show(*parts(found, name or found.model), console=Console(file=stream, markup=False))

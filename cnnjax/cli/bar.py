@@ -16,7 +16,7 @@ def bar(total: int | None, unit: str, console: Any = None) -> Iterator[Listener]
       unit: what a piece is called, such as "images".
       console: a rich console; standard error by default, so that standard output holds results only.
     """
-    from rich.console import Console
+    from cnnjax.console import Console
 
     console = Console(stderr=True) if console is None else console
     if not console.is_terminal:

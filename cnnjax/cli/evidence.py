@@ -17,7 +17,7 @@ from typing import Any
 from cnnjax.cli.presets import rank
 from cnnjax.provenance import code_since
 from cnnjax.report.gallery import NOT_RUN
-from cnnjax.sweep.validity import check_manifest
+from cnnjax.sweep.validity import check_manifest, check_verdict
 from cnnjax.typing import UsageError
 
 Entry = dict[str, Any]
@@ -100,12 +100,10 @@ def _claim(claim: Any, judged: Mapping[str, Any] | None) -> Entry:
 
 def _verdict(path: Path) -> dict[str, Any]:
     found = read(path)
-    if not {"experiment", "preset", "claims"} <= set(found):
-        raise UsageError(f"{path} is no verdict of an experiment. Remove it, or run the experiment again.")
-    claims = found["claims"]
-    if type(claims) is not list or not all(type(claim) is dict and type(claim.get("id")) is str for claim in claims):
-        raise UsageError(f"{path} has claims that are no tables with an id. Remove it, or run the experiment again.")
-    return found
+    try:
+        return check_verdict(found)
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be read ({error}). Remove it, or run the experiment again.") from error
 
 
 def manifest_of(directory: Path) -> dict[str, Any]:

@@ -213,8 +213,7 @@ def _check_claims(module: ModuleType, planned: Plan) -> None:
 
 
 def _run(name: str, module: ModuleType, session: Session) -> int:
-    from rich.console import Console
-
+    from cnnjax.console import Console
     from cnnjax.report import page, table
 
     console = Console()
@@ -306,8 +305,9 @@ def _data_text(session: Session, manifest: dict[str, Any]) -> str:
 
 
 def _print_plan(planned: Plan, session: Session, platform: str, execution: Execution) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from cnnjax.console import Console
 
     groups: dict[Any, list[Any]] = {}
     for bundle in planned.bundles:
@@ -336,8 +336,9 @@ def _print_plan(planned: Plan, session: Session, platform: str, execution: Execu
 
 def _calibrate(planned: Plan, record: Path) -> None:
     """Times the drivers for every program, prints the table and keeps it in ``record``."""
-    from rich.console import Console
     from rich.table import Table
+
+    from cnnjax.console import Console
 
     console = Console()
     records = []

@@ -163,7 +163,7 @@ def age(created: str | None, now: datetime.datetime) -> str:
 
 def _print(entries: Sequence[Entry], now: datetime.datetime) -> None:
     """A table where the terminal is wide, else a list; lines are whole where the output is no terminal."""
-    from rich.console import Console
+    from cnnjax.console import Console
 
     console = Console(highlight=False, emoji=False)
     width = console.width if console.is_terminal else sys.maxsize

@@ -161,9 +161,10 @@ def _measured_seconds(directory: Path) -> float:
 
 
 def _print_forecasts(forecasts: Sequence[Forecast], options: argparse.Namespace) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from cnnjax.console import Console
 
     table = Table(show_footer=True)
     total = sum(found.seconds for found in forecasts)

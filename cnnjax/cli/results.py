@@ -113,7 +113,7 @@ def _row(header: list[str], at: int, line: list[str]) -> Row:
 
 def condition(row: Row) -> tuple[tuple[tuple[str, str], ...], int]:
     """Assignment and seed, the same for a row of its own file and for its line in results.csv."""
-    texts = {name: value if isinstance(value, str) else csv_text(value) for name, value in row["assignment"].items()}
+    texts = {name: csv_text(value) for name, value in row["assignment"].items()}
     return tuple(sorted((name, text) for name, text in texts.items() if text)), row["seed"]
 
 

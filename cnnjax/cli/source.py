@@ -77,7 +77,7 @@ def train(session: Session) -> str:
     """
     if weights := trained(session):
         return weights
-    from rich.console import Console
+    from cnnjax.console import Console
 
     console = Console()
     console.print("First the network that the runs start from:")

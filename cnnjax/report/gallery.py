@@ -2,7 +2,7 @@
 
 It is written for readers who know neither JAX nor statistics. Like an experiment's own page it stands
 alone (no script, no link to another file, no font; figures are inlined) and says dates instead of
-ages, so the same evidence gives the same bytes.
+ages, so the same evidence gives the same bytes. HTML is ``Markup``; see ``page``.
 """
 
 import base64
@@ -12,14 +12,15 @@ import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from markupsafe import Markup
+
 from cnnjax.process import write_atomically
 from cnnjax.report import figures as drawing
-from cnnjax.report.page import definitions, document
+from cnnjax.report.page import NOTHING, definitions, document
 from cnnjax.report.table import VERDICT_STYLES, effect_text
 from cnnjax.typing import UsageError
 
@@ -27,7 +28,8 @@ NOT_RUN = "not run"
 SIGNS = {**{verdict: sign for verdict, (sign, _) in VERDICT_STYLES.items()}, NOT_RUN: "–"}
 RULE_CHANGED = "rule changed since: rerun"
 
-CSS = """
+EMPHASIS = re.compile(r"(``[^`]+``|(?<!\w)\*\w[^*]*\*(?!\w))")
+CSS = Markup("""
 .not { --verdict: var(--soft); }
 .lead { font-size: 1.12rem; } .experiment { margin-top: 3.5rem; }
 .counts { display: flex; flex-wrap: wrap; gap: .4rem 1.1rem; list-style: none; padding: 0; margin: 0 0 .75rem; }
@@ -37,9 +39,9 @@ nav .counts { display: inline-flex; margin: 0 0 0 .6rem; } nav .counts li { marg
 a { color: inherit; text-underline-offset: .15em; } a:focus-visible { outline: 3px solid; outline-offset: 2px; }
 h2 small { font-weight: 400; color: var(--soft); } h4 { font-size: 1rem; margin: 0 0 .5rem; }
 .card .rule { font-size: .92rem; color: var(--soft); }
-"""
+""")
 
-LEGEND = """<p>Each claim is one sentence taken from a lecture on convolutional networks (programs that learn to
+LEGEND = Markup("""<p>Each claim is one sentence taken from a lecture on convolutional networks (programs that learn to
 recognise pictures from examples). To check it, such networks are trained from scratch on a computer, several
 times over. The repetitions differ only in the <em>seed</em>: the number that decides all chance in a run, such as
 the random start of the network and the order of the pictures. The rule that judges a claim is fixed in the code
@@ -66,7 +68,7 @@ repetitions that scatter like these would give such an average if the claim were
 n is the number of repetitions.</dd>
 <dt>Lecture</dt><dd>Where the claim is made: S0 to S4 are the five lectures, the numbers the lines of their text.</dd>
 </dl>
-"""
+""")
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,18 @@ def write(path: str | Path, exhibits: Sequence[Exhibit]) -> Path:
     path = Path(path)
     claims = [claim for exhibit in exhibits for claim in exhibit.evidence["claims"]]
     experiments = len({exhibit.evidence["experiment"] for exhibit in exhibits})
-    body = (
+    body = Markup(
         "<header>\n<h1>What the lectures say, and what the runs say</h1>\n"
-        f"<p class='lead'>{plural(experiments, 'experiment')}, {plural(len(claims), 'result')} on what lectures "
-        f"claim about convolutional networks.</p>\n{_counts(claims)}</header>\n"
-        f"<nav aria-label='Experiments'>\n<h2>Experiments</h2>\n<ol>\n{''.join(map(_entry, exhibits))}</ol>\n</nav>\n"
-        f"<section>\n<h2>How to read the results</h2>\n{LEGEND}</section>\n{''.join(map(_exhibit, exhibits))}"
+        "<p class='lead'>{}, {} on what lectures claim about convolutional networks.</p>\n{}</header>\n"
+        "<nav aria-label='Experiments'>\n<h2>Experiments</h2>\n<ol>\n{}</ol>\n</nav>\n"
+        "<section>\n<h2>How to read the results</h2>\n{}</section>\n{}"
+    ).format(
+        plural(experiments, "experiment"),
+        plural(len(claims), "result"),
+        _counts(claims),
+        NOTHING.join(map(_entry, exhibits)),
+        LEGEND,
+        NOTHING.join(map(_exhibit, exhibits)),
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,65 +154,74 @@ def opening(docstring: str) -> list[str]:
     return found
 
 
-def _entry(exhibit: Exhibit) -> str:
-    name = str(exhibit.evidence["name"])
-    claims = exhibit.evidence["claims"]
-    return f"<li><a href='#{escape(name)}'>{escape(exhibit.title)}</a>{_setting(exhibit)} {_counts(claims)}</li>\n"
+def _entry(exhibit: Exhibit) -> Markup:
+    name, claims = exhibit.evidence["name"], exhibit.evidence["claims"]
+    item = Markup("<li><a href='#{}'>{}</a>{} {}</li>\n")
+    return item.format(name, exhibit.title, _setting(exhibit), _counts(claims))
 
 
-def _setting(exhibit: Exhibit) -> str:
+def _setting(exhibit: Exhibit) -> Markup:
     """On what data the evidence was found, where it is not the experiment's usual one."""
     name, experiment = str(exhibit.evidence["name"]), str(exhibit.evidence["experiment"])
     extra = name.removeprefix(experiment).strip("-_. ")
-    return f" <small>({escape(extra)})</small>" if extra else ""
+    return Markup(" <small>({})</small>").format(extra) if extra else NOTHING
 
 
-def _counts(claims: Sequence[Mapping[str, Any]]) -> str:
+def _counts(claims: Sequence[Mapping[str, Any]]) -> Markup:
     """How many claims had each verdict; verdicts that none had are left out."""
     count = Counter(str(claim["verdict"]) for claim in claims)
-    items = [f"<li class='{v}'>{sign} {count[v]} {v}</li>" for v, sign in SIGNS.items() if count[v]]
-    return f"<ul class='counts'>{''.join(items)}</ul>\n"
+    item = Markup("<li class='{verdict}'>{sign} {count} {verdict}</li>")
+    items = [item.format(verdict=v, sign=sign, count=count[v]) for v, sign in SIGNS.items() if count[v]]
+    return Markup("<ul class='counts'>{}</ul>\n").format(NOTHING.join(items))
 
 
-def _exhibit(exhibit: Exhibit) -> str:
-    evidence = exhibit.evidence
-    name = escape(str(evidence["name"]))
-    paragraphs = [f"<p>{_emphasised(text)}</p>\n" for text in opening(exhibit.introduction)]
-    cards = "".join(_card(claim, f"{name}.{escape(str(claim['id']))}") for claim in evidence["claims"])
-    return (
-        f"<section class='experiment' id='{name}'>\n<h2>{escape(exhibit.title)}{_setting(exhibit)}</h2>\n"
-        f"{''.join(paragraphs)}<h3>Results</h3>\n{cards}{_figures(exhibit)}{_making(exhibit)}</section>\n"
+def _exhibit(exhibit: Exhibit) -> Markup:
+    evidence, paragraph = exhibit.evidence, Markup("<p>{}</p>\n")
+    return Markup("<section class='experiment' id='{}'>\n<h2>{}{}</h2>\n{}<h3>Results</h3>\n{}{}{}</section>\n").format(
+        evidence["name"],
+        exhibit.title,
+        _setting(exhibit),
+        NOTHING.join(paragraph.format(_emphasised(text)) for text in opening(exhibit.introduction)),
+        NOTHING.join(_card(claim, f"{evidence['name']}.{claim['id']}") for claim in evidence["claims"]),
+        _figures(exhibit),
+        _making(exhibit),
     )
 
 
-def _emphasised(text: str) -> str:
+def _emphasised(text: str) -> Markup:
     """HTML of a docstring's text, in which *this* is emphasised and ``this`` is code."""
-    coded = re.sub(r"``([^`]+)``", r"<code>\1</code>", escape(text))
-    return re.sub(r"(?<!\w)\*(\w[^*]*)\*(?!\w)", r"<em>\1</em>", coded)
+    code, emphasis = Markup("<code>{}</code>"), Markup("<em>{}</em>")
+    pieces = EMPHASIS.split(text)
+    for place, piece in enumerate(pieces):
+        if place % 2:  # what the pattern matched
+            pieces[place] = code.format(piece[2:-2]) if piece.startswith("``") else emphasis.format(piece[1:-1])
+    return NOTHING.join(pieces)
 
 
-def _card(claim: Mapping[str, Any], anchor: str) -> str:
+def _card(claim: Mapping[str, Any], anchor: str) -> Markup:
     verdict = str(claim["verdict"])
     exact, ran = is_exact(claim), verdict != NOT_RUN
-    effect = escape(effect_text(attributes(claim))) if ran else ""
+    effect = effect_text(attributes(claim)) if ran else ""
     facts = {
         "Largest deviation" if exact else "Difference [interval]": effect,
         "Cases" if exact else "Repetitions": str(claim["n"]) if ran else "",
-        "Remark": escape(str(claim["note"])),
+        "Remark": claim["note"],
         "Caution": "" if claim["current"] else "The rule in the code has changed since; run this again.",
-        "Lecture": escape(str(claim["source"])),
+        "Lecture": claim["source"],
     }
-    return (
-        f"<article class='card {escape(verdict)}' id='{anchor}'>\n"
-        f"<p class='badge'>{escape(verdict_text(claim))}</p>\n"
-        f"<h4>{escape(str(claim['statement']))}</h4>\n{definitions(facts)}"
-        f"<p class='rule'>Rule, fixed before the runs: {escape(str(claim['rule']))}.</p>\n</article>\n"
-    )
+    return Markup(
+        "<article class='card {}' id='{}'>\n<p class='badge'>{}</p>\n<h4>{}</h4>\n{}"
+        "<p class='rule'>Rule, fixed before the runs: {}.</p>\n</article>\n"
+    ).format(verdict, anchor, verdict_text(claim), claim["statement"], definitions(facts), claim["rule"])
 
 
-def _figures(exhibit: Exhibit) -> str:
+def _figures(exhibit: Exhibit) -> Markup:
     if exhibit.directory is None:
-        return ""
+        return NOTHING
+    block = Markup(
+        "<figure>\n<img alt='{}' src='data:image/png;base64,{}'>\n"
+        "<figcaption><strong>{}.</strong> {}</figcaption>\n</figure>\n"
+    )
     specs = {f"{number}_{drawing.name(spec)}": spec for number, spec in enumerate(exhibit.figures, 1)}
     blocks = []
     for path in sorted((exhibit.directory / "figures").glob("*.png"), key=_place):
@@ -212,11 +229,8 @@ def _figures(exhibit: Exhibit) -> str:
         title = drawing.title(spec) if spec else path.stem.partition("_")[2].replace("_", " ").capitalize()
         text = drawing.explanation(spec) if spec else ""
         data = base64.b64encode(path.read_bytes()).decode()
-        blocks.append(
-            f"<figure>\n<img alt='{escape(f'{title}. {text}'.strip())}' src='data:image/png;base64,{data}'>\n"
-            f"<figcaption><strong>{escape(title)}.</strong> {escape(text)}</figcaption>\n</figure>\n"
-        )
-    return f"<h3>Figures</h3>\n{''.join(blocks)}" if blocks else ""
+        blocks.append(block.format(f"{title}. {text}".strip(), data, title, text))
+    return Markup("<h3>Figures</h3>\n{}").format(NOTHING.join(blocks)) if blocks else NOTHING
 
 
 def _place(path: Path) -> tuple[int, str]:
@@ -225,25 +239,26 @@ def _place(path: Path) -> tuple[int, str]:
     return (int(number) if number.isdecimal() else 0, path.stem)
 
 
-def _making(exhibit: Exhibit) -> str:
+def _making(exhibit: Exhibit) -> Markup:
     """How the evidence was made, folded."""
+    code = Markup("<code>{}</code>")
     evidence, manifest = exhibit.evidence, exhibit.manifest
     if exhibit.directory is None:
         command = f"python -m experiments.{evidence['experiment']}"
-        return f"<p class='soft'>Not run yet. <code>{escape(command)}</code> does it.</p>\n"
+        return Markup("<p class='soft'>Not run yet. {} does it.</p>\n").format(code.format(command))
     versions = ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items())
     device = manifest.get("device", {})
     facts = {
-        "Date": escape(str(evidence["created"] or "")[:10]),
-        "Command": f"<code>{escape(str(manifest['command']))}</code>" if "command" in manifest else "",
-        "Recipe": escape(str(evidence["preset"])),
-        "Data": escape(", ".join(evidence["data"])),
+        "Date": str(evidence["created"] or "")[:10],
+        "Command": code.format(manifest["command"]) if "command" in manifest else "",
+        "Recipe": str(evidence["preset"]),
+        "Data": ", ".join(evidence["data"]),
         "Runs": str(len(manifest["runs"])) if "runs" in manifest else "",
-        "Computer": escape(" ".join(dict.fromkeys(str(device[key]) for key in ("platform", "kind") if key in device))),
-        "Versions": escape(versions),
-        "Signatures": f"<code>{escape(', '.join(evidence['signatures']))}</code>" if evidence["signatures"] else "",
+        "Computer": " ".join(dict.fromkeys(str(device[key]) for key in ("platform", "kind") if key in device)),
+        "Versions": versions,
+        "Signatures": code.format(", ".join(evidence["signatures"])) if evidence["signatures"] else "",
     }
-    return f"<details><summary>How this was run</summary>\n{definitions(facts)}</details>\n"
+    return Markup("<details><summary>How this was run</summary>\n{}</details>\n").format(definitions(facts))
 
 
 def plural(count: int, thing: str) -> str:

@@ -1,7 +1,8 @@
 """One HTML page per experiment: verdicts, figures, table, and how it was run.
 
 The page stands alone (no script, no link, no font; figures are inlined) and holds no date, so the
-same rows give the same bytes. Everything that comes from an experiment or a run is escaped.
+same rows give the same bytes. HTML is ``Markup``, whose ``format`` and ``join`` escape whatever is not: nothing that
+comes from an experiment, a run or a file can add an element.
 """
 
 import base64
@@ -10,9 +11,10 @@ import statistics
 import textwrap
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from cnnjax.process import write_atomically
 from cnnjax.report import excerpt
@@ -37,7 +39,7 @@ from cnnjax.strict_json import encode
 from cnnjax.typing import UsageError
 
 LISTED_ENTRIES = 1000  # of the manifest
-CSS = """
+CSS = Markup("""
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #5b6168; --page: #fbfbfa; --card: #fff;
   --line: #d9dcdf; --reproduced: #0b6b3a; --refuted: #a8200d; --inconclusive: #7a5200; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8e8e6; --soft: #a3a9b0; --page: #16181b;
@@ -75,7 +77,8 @@ th, td { text-align: left; vertical-align: top; padding: .35rem .9rem .35rem 0;
 @media print { :root { --page: #fff; color-scheme: light; } body { font-size: 10pt; }
   main { max-width: none; padding: 0; } .scroll { overflow: visible; }
   .card details::details-content { content-visibility: visible; } }
-"""
+""")
+NOTHING = Markup("")
 
 
 def write(
@@ -96,7 +99,7 @@ def write(
     Where something was measured without training, ``measured.csv`` holds it.
 
     Args:
-      directory: made if missing.
+      directory: of the sweep; it must be there.
       experiment: the experiment's name.
       title: a sentence.
       introduction: plain text, such as the experiment's docstring: paragraphs between blank lines;
@@ -123,21 +126,21 @@ def write(
     write_results_csv(directory / "results.csv", rows)
     if measured:
         write_results_csv(directory / "measured.csv", measured)
+    header = Markup("<header>\n<p class='soft'>{}</p>\n<h1>{}</h1>\n{}</header>\n")
     parts = [
-        f"<header>\n<p class='soft'>{escape(experiment)}</p>\n<h1>{escape(title)}</h1>\n",
-        f"{_prose(introduction)}</header>\n",
+        header.format(experiment, title, _prose(introduction)),
         _section("Verdicts", _verdicts(verdicts)),
-        _section("Figures", _figures(directory / "figures", figures, rows, measured)) if figures else "",
+        _section("Figures", _figures(directory / "figures", figures, rows, measured)) if figures else NOTHING,
         _section("Results at the last step", _results(rows, metrics) + _undone(rows)),
-        _section("Measured without training", _measured(measured)) if measured else "",
+        _section("Measured without training", _measured(measured)) if measured else NOTHING,
         _section("How this was run", _run(rows, manifest)),
     ]
     path = directory / "report.html"
-    write_atomically(path, document(f"{experiment}: {title}", "".join(parts)))
+    write_atomically(path, document(f"{experiment}: {title}", NOTHING.join(parts)))
     return path
 
 
-def document(title: str, body: str, css: str = "") -> str:
+def document(title: str, body: Markup, css: Markup = NOTHING) -> Markup:
     """A whole page that stands alone.
 
     Args:
@@ -145,54 +148,56 @@ def document(title: str, body: str, css: str = "") -> str:
       body: HTML.
       css: what the page needs beside ``CSS``.
     """
-    return f"""<!DOCTYPE html>
+    page = Markup("""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>{CSS}{css}</style>
+<title>{}</title>
+<style>{}</style>
 </head>
 <body>
 <main>
-{body}</main>
+{}</main>
 </body>
 </html>
-"""
+""")
+    return page.format(title, CSS + css, body)
 
 
-def _section(name: str, content: str) -> str:
-    return f"<section>\n<h2>{escape(name)}</h2>\n{content}</section>\n"
+def _section(name: str, content: Markup) -> Markup:
+    return Markup("<section>\n<h2>{}</h2>\n{}</section>\n").format(name, content)
 
 
-def _prose(text: str) -> str:
-    blocks = [block.strip("\n") for block in text.split("\n\n")]
-    return "".join(
-        f"<pre>{escape(textwrap.dedent(block))}</pre>\n" if block.startswith(" ") else f"<p>{escape(block)}</p>\n"
+def _prose(text: str) -> Markup:
+    preformatted, paragraph = Markup("<pre>{}</pre>\n"), Markup("<p>{}</p>\n")
+    blocks = [block.strip("\n") for block in text.split("\n\n") if block.strip()]
+    return NOTHING.join(
+        preformatted.format(textwrap.dedent(block)) if block.startswith(" ") else paragraph.format(block)
         for block in blocks
-        if block.strip()
     )
 
 
-def definitions(entries: Mapping[str, str]) -> str:
-    """A description list of names and HTML; empty entries are left out."""
-    items = (f"<dt>{escape(name)}</dt><dd>{content}</dd>\n" for name, content in entries.items() if content)
-    return f"<dl>\n{''.join(items)}</dl>\n"
+def definitions(entries: Mapping[str, str]) -> Markup:
+    """A description list of names, and text or HTML; empty entries are left out."""
+    item = Markup("<dt>{}</dt><dd>{}</dd>\n")
+    items = NOTHING.join(item.format(name, content) for name, content in entries.items() if content)
+    return Markup("<dl>\n{}</dl>\n").format(items)
 
 
-def _table(header: Sequence[str], lines: Iterable[Sequence[str]], numbers: range, caption: str) -> str:
+def _table(header: Sequence[str], lines: Iterable[Sequence[str]], numbers: range, caption: str) -> Markup:
     """A table of plain text; the columns in ``numbers`` are aligned to the right."""
+    right = Markup(" class='number'")
 
-    def line(tag: str, cells: Sequence[str]) -> str:
-        kinds = [" class='number'" if place in numbers else "" for place in range(len(cells))]
-        texts = [f"<{tag}{kind}>{escape(text)}</{tag}>" for kind, text in zip(kinds, cells, strict=True)]
-        return f"<tr>{''.join(texts)}</tr>\n"
+    def line(cell_of: Markup, cells: Sequence[str]) -> Markup:
+        texts = (cell_of.format(right if place in numbers else "", text) for place, text in enumerate(cells))
+        return Markup("<tr>{}</tr>\n").format(NOTHING.join(texts))
 
-    body = "".join(line("td", cells) for cells in lines)
-    return (
-        f"<div class='scroll'><table>\n<caption>{escape(caption)}</caption>\n"
-        f"<thead>{line('th', header)}</thead>\n<tbody>{body}</tbody>\n</table></div>\n"
-    )
+    heads = line(Markup("<th{}>{}</th>"), header)
+    body = NOTHING.join(line(Markup("<td{}>{}</td>"), cells) for cells in lines)
+    return Markup(
+        "<div class='scroll'><table>\n<caption>{}</caption>\n<thead>{}</thead>\n<tbody>{}</tbody>\n</table></div>\n"
+    ).format(caption, heads, body)
 
 
 # -------------------------------------------------------------------------------------- Verdicts
@@ -202,35 +207,47 @@ runs support the claim. Refuted: they support its opposite. Inconclusive: they d
 evidence that there is no effect. Effects are mean differences between runs that share a seed."""
 
 
-def _verdicts(verdicts: Sequence[Any]) -> str:
+def _verdicts(verdicts: Sequence[Any]) -> Markup:
     if not verdicts:
-        return "<p>This experiment makes no claim.</p>\n"
-    return "".join(map(_card, verdicts)) + f"<p class='soft'>{VERDICT_MEANING}</p>\n"
+        return Markup("<p>This experiment makes no claim.</p>\n")
+    return NOTHING.join(map(_card, verdicts)) + Markup("<p class='soft'>{}</p>\n").format(VERDICT_MEANING)
 
 
-def _card(verdict: Any) -> str:
+def _card(verdict: Any) -> Markup:
     sign, _ = VERDICT_STYLES[verdict.verdict]
     tested, exact = not math.isnan(verdict.p_adjusted), verdict.rule.startswith("exact")
     facts = {
-        "effect [95 % interval]": "" if exact else escape(effect_text(verdict)),
-        "largest deviation": escape(effect_text(verdict)) if exact else "",
-        "cases" if exact else "seeds": escape(seeds_text(verdict)),
+        "effect [95 % interval]": "" if exact else effect_text(verdict),
+        "largest deviation": effect_text(verdict) if exact else "",
+        "cases" if exact else "seeds": seeds_text(verdict),
         "p of the claim, Holm-adjusted": f"{verdict.p_adjusted:.2g}" if tested else "",
-        "note": escape(verdict.note),
+        "note": verdict.note,
     }
-    return (
-        f"<article class='card {escape(verdict.verdict)}' id='{escape(verdict.id)}'>\n"
-        f"<p class='badge'>{sign} {escape(verdict.verdict).capitalize()}</p>\n"
-        f"<h3>{escape(verdict.statement)}</h3>\n{definitions(facts)}"
-        f"<details><summary>Rule and source</summary><p>Rule: {escape(verdict.rule)}.</p>"
-        f"<p>Lecture: {escape(verdict.source)}</p></details>\n</article>\n"
+    return Markup(
+        "<article class='card {verdict}' id='{id}'>\n<p class='badge'>{badge}</p>\n<h3>{statement}</h3>\n{facts}"
+        "<details><summary>Rule and source</summary><p>Rule: {rule}.</p><p>Lecture: {source}</p></details>\n"
+        "</article>\n"
+    ).format(
+        verdict=verdict.verdict,
+        id=verdict.id,
+        badge=f"{sign} {verdict.verdict.capitalize()}",
+        statement=verdict.statement,
+        facts=definitions(facts),
+        rule=verdict.rule,
+        source=verdict.source,
     )
 
 
 # --------------------------------------------------------------------------------------- Figures
 
 
-def _figures(directory: Path, specs: Sequence[drawing.FigureSpec], rows: Sequence[Row], measured: Sequence[Row]) -> str:
+def _figures(
+    directory: Path, specs: Sequence[drawing.FigureSpec], rows: Sequence[Row], measured: Sequence[Row]
+) -> Markup:
+    block = Markup(
+        "<figure>\n<img alt='{}' src='data:image/svg+xml;base64,{}'>\n"
+        "<figcaption>Figure {}. {}</figcaption>\n</figure>\n"
+    )
     blocks = []
     for number, spec in enumerate(specs, 1):
         stem = directory / f"{number}_{drawing.name(spec)}"
@@ -238,17 +255,14 @@ def _figures(directory: Path, specs: Sequence[drawing.FigureSpec], rows: Sequenc
         # In an <img>, the ids inside one SVG cannot clash with those of another.
         data = base64.b64encode(svg.read_bytes()).decode()
         name, note = drawing.title(spec), drawing.note(spec, rows)
-        blocks.append(
-            f"<figure>\n<img alt='{escape(f'{name}. {note}')}' src='data:image/svg+xml;base64,{data}'>\n"
-            f"<figcaption>Figure {number}. {escape(drawing.explanation(spec))}</figcaption>\n</figure>\n"
-        )
-    return "".join(blocks)
+        blocks.append(block.format(f"{name}. {note}", data, number, drawing.explanation(spec)))
+    return NOTHING.join(blocks)
 
 
 # --------------------------------------------------------------------------------------- Results
 
 
-def _results(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+def _results(rows: Sequence[Row], metrics: Sequence[str]) -> Markup:
     found = conditions(rows)
     shown, note = excerpt.extremes(found, metrics[0], excerpt.TABLE_CONDITIONS) if metrics else (found, "")
     lines = [
@@ -260,12 +274,12 @@ def _results(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     return _table(header, lines, range(1, 1 + len(metrics)), caption)
 
 
-def _measured(rows: Sequence[Row]) -> str:
+def _measured(rows: Sequence[Row]) -> Markup:
     """A folded table for each kind of row: those that name the same things and have the same metrics."""
     kinds: dict[tuple[tuple[str, ...], ...], list[Row]] = {}
     for row in rows:
         kinds.setdefault((tuple(row["assignment"]), tuple(row["metrics"])), []).append(row)
-    blocks = []
+    block, blocks = Markup("<details><summary>{}</summary>\n{}</details>\n"), []
     for (_, metrics), members in kinds.items():
         lines = [
             [record.label, *(cell(metric, record.metrics[metric]) for metric in metrics)]
@@ -274,11 +288,11 @@ def _measured(rows: Sequence[Row]) -> str:
         header = [subject(conditions(members)), *map(heading, metrics)]
         table = _table(header, lines, range(1, len(header)), "Cells: mean ± half-width of its 95 % interval (number).")
         summary = f"{', '.join(map(heading, metrics))} against {subject(conditions(members))}"
-        blocks.append(f"<details><summary>{escape(summary)}</summary>\n{table}</details>\n")
-    return "".join(blocks) + "<p class='soft'>Every number is in measured.csv.</p>\n"
+        blocks.append(block.format(summary, table))
+    return NOTHING.join(blocks) + Markup("<p class='soft'>Every number is in measured.csv.</p>\n")
 
 
-def _undone(rows: Sequence[Row]) -> str:
+def _undone(rows: Sequence[Row]) -> Markup:
     lines = []
     for row in rows:
         if row["status"] != "done":
@@ -286,12 +300,12 @@ def _undone(rows: Sequence[Row]) -> str:
             what = f"diverged at step {step}" if row["status"] == "diverged" else f"failed: {error}"
             lines.append([label(row["assignment"]), str(row["seed"]), what])
     if not lines:
-        return ""
+        return NOTHING
     caption = "Diverged: the loss was no longer a finite number. Neither kind enters a mean."
     if len(lines) > excerpt.LISTED_RUNS:
         caption += f" These are the first {excerpt.LISTED_RUNS} of {len(lines):,}; results.csv has all."
         lines = lines[: excerpt.LISTED_RUNS]
-    return "<h3>Runs that did not finish</h3>\n" + _table(
+    return Markup("<h3>Runs that did not finish</h3>\n") + _table(
         ["condition", "seed", "what happened"], lines, range(1, 2), caption
     )
 
@@ -299,7 +313,8 @@ def _undone(rows: Sequence[Row]) -> str:
 # ------------------------------------------------------------------------------------------- Run
 
 
-def _run(rows: Sequence[Row], manifest: Mapping[str, Any]) -> str:
+def _run(rows: Sequence[Row], manifest: Mapping[str, Any]) -> Markup:
+    code = Markup("<code>{}</code>")
     speeds = [row["images_per_second"] for row in rows if row["status"] == "done"]
     statuses = Counter(row["status"] for row in rows)
     ended = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
@@ -307,18 +322,18 @@ def _run(rows: Sequence[Row], manifest: Mapping[str, Any]) -> str:
     running = sum(row["seconds"] or 0.0 for row in rows)
     versions = ", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items())
     facts = {
-        "command": f"<code>{escape(str(manifest['command']))}</code>" if "command" in manifest else "",
+        "command": code.format(manifest["command"]) if "command" in manifest else "",
         "runs": f"{len(rows)} ({ended})",
         "compiled": f"{programs} for {_count(rows, 'run')}; runs of one program differ only in numbers "
         "(seed, rates, strengths) that are its inputs",
         "time": f"{compile_seconds(rows):,.1f} s compiling, {running:,.1f} s running, summed over runs",
         "speed": f"{statistics.median(speeds):,.0f} images/s, median over runs" if speeds else "",
-        "versions": escape(versions),
-        "data": f"<code>{escape(str(manifest['data']))}</code>" if "data" in manifest else "",
+        "versions": versions,
+        "data": code.format(manifest["data"]) if "data" in manifest else "",
     }
-    folded = escape(encode(_without_long_lists(manifest), indent=2, sort_keys=True))
-    signatures = _signatures(rows, manifest)
-    return f"{definitions(facts)}{signatures}<details><summary>Manifest</summary><pre>{folded}</pre></details>\n"
+    folded = encode(_without_long_lists(manifest), indent=2, sort_keys=True)
+    whole = Markup("{}{}<details><summary>Manifest</summary><pre>{}</pre></details>\n")
+    return whole.format(definitions(facts), _signatures(rows, manifest), folded)
 
 
 def _without_long_lists(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -360,7 +375,7 @@ def other_signatures(rows: Sequence[Row], manifest: Mapping[str, Any]) -> list[R
     ]
 
 
-def _signatures(rows: Sequence[Row], manifest: Mapping[str, Any]) -> str:
+def _signatures(rows: Sequence[Row], manifest: Mapping[str, Any]) -> Markup:
     fields = dict.fromkeys(field for row in rows for field in row["signature"])
     lines = [[field, _counted(Counter(value_text(row["signature"].get(field)) for row in rows))] for field in fields]
     digests = _count({row["signature_digest"] for row in rows}, "signature")
@@ -370,16 +385,18 @@ def _signatures(rows: Sequence[Row], manifest: Mapping[str, Any]) -> str:
         for condition in conditions(rows)
         if len({row["signature_digest"] for row in condition.rows}) > 1
     ]
-    warning = (
+    warning = Markup(
         "<p><strong>⚠ Seeds of one condition ran under different signatures</strong>, so they are not "
-        f"exactly comparable: {escape('; '.join(mixed))}.</p>\n"
-    )
+        "exactly comparable: {}.</p>\n"
+    ).format("; ".join(mixed))
     others = other_signatures(rows, manifest)
     count = f"{len(others)} run{'s' * (len(others) != 1)} of {len(rows)}"
-    marks = f"<p><strong>⚠ {count} were made under another execution signature</strong> than the sweep has now.</p>\n"
-    is_mixed = mixed or others
-    details = f"<details{' open' if is_mixed else ''}><summary>Execution signature</summary>\n{table}</details>\n"
-    return (warning if mixed else "") + (marks if others else "") + details
+    marks = Markup(
+        "<p><strong>⚠ {} were made under another execution signature</strong> than the sweep has now.</p>\n"
+    ).format(count)
+    details = Markup("<details{}><summary>Execution signature</summary>\n{}</details>\n")
+    folded = details.format(" open" if mixed or others else "", table)
+    return (warning if mixed else NOTHING) + (marks if others else NOTHING) + folded
 
 
 def _counted(values: Counter[str]) -> str:

@@ -18,6 +18,7 @@ from cnnjax import stats
 from cnnjax.process import write_atomically
 from cnnjax.report import excerpt
 from cnnjax.strict_json import encode
+from cnnjax.text import printable
 from cnnjax.typing import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 UNITS = {"error": "fraction", "accuracy": "fraction", "iou": "fraction", "loss": "mean per example"}
+FORMULA = ("=", "+", "-", "@")  # what a spreadsheet takes for the start of one
 VERDICT_STYLES = {"reproduced": ("✓", "green"), "refuted": ("✗", "red"), "inconclusive": ("?", "yellow")}
 
 
@@ -272,13 +274,13 @@ def write_results_csv(path: str | Path, rows: Iterable[Row]) -> None:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     tail = ["run_id", "signature_digest", "parameters_digest"]
-    writer.writerow([*swept, "seed", "status", "diverged_step", *metrics, *tail])
+    writer.writerow(map(csv_text, [*swept, "seed", "status", "diverged_step", *metrics, *tail]))
     for row in sorted(rows, key=lambda row: _position(row, swept)):
         values = [row["assignment"].get(key) for key in swept]
         values += [row["seed"], row["status"], row.get("diverged_step")]
         values += [row["metrics"].get(metric) for metric in metrics]
         values += [row.get(name) for name in tail]
-        writer.writerow([csv_text(value) for value in values])
+        writer.writerow(map(csv_text, values))
     write_atomically(Path(path), file.getvalue())
 
 
@@ -292,7 +294,13 @@ def _position(row: Row, swept: Sequence[str]) -> list[tuple[bool, float, str]]:
 
 
 def csv_text(value: Any) -> str:
-    """A value as results.csv has it: text as it is, everything else as JSON, nothing for None."""
+    """A value as results.csv has it: text on one line, everything else as JSON, nothing for None.
+
+    Text that a spreadsheet would compute as a formula has an apostrophe before it, which makes it text there too.
+    """
     if value is None:
         return ""
-    return value if isinstance(value, str) else encode(value, sort_keys=True)
+    if isinstance(value, str):
+        text = printable(value)
+        return f"'{text}" if text.startswith(FORMULA) else text
+    return encode(value, sort_keys=True)

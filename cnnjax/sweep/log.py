@@ -17,6 +17,7 @@ from typing import Any
 
 from cnnjax.sweep.store import dumps
 from cnnjax.sweep.writers import Event, check_writers, writer
+from cnnjax.text import printable
 
 __all__ = ["Event", "Log", "check_writers", "histories", "read", "recent", "writer"]
 
@@ -84,7 +85,8 @@ class Log:
     def _warn(self, what: str, error: Exception) -> None:
         if what not in self._warned:
             self._warned.add(what)
-            print(f"The log {what} cannot be written ({error}). Training goes on without it.", file=sys.stderr)
+            told = printable(f"The log {what} cannot be written ({error}). Training goes on without it.")
+            print(told, file=sys.stderr)
 
 
 def read(directory: Path) -> Iterator[Event]:

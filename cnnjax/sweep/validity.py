@@ -1,4 +1,4 @@
-"""Whether what a results directory holds can be believed: the form of manifests and rows, and whether rows are theirs.
+"""Whether what a results directory holds can be believed: the form of its files, and whether rows are theirs.
 
 A row says what it is: its spec, numbers and seed, which its run id is the digest of; its execution signature, with a
 digest; the fingerprint of its data. So one that was copied from another sweep, or changed by hand, contradicts itself
@@ -27,6 +27,14 @@ MANIFEST = {
     # Not in those of all versions.
     **{"signatures": TABLE, "weights": TABLE, "code": TABLE, "command": TEXT, "created": TEXT},
 }
+VERDICT = {"experiment": TEXT, "preset": TEXT, "claims": (list,)}
+DECIMAL = (int, float, NoneType)  # null is what is not known
+CLAIM = {
+    **dict.fromkeys(("id", "statement", "source", "rule", "unit", "note"), TEXT),
+    **dict.fromkeys(("effect", "p", "p_adjusted"), DECIMAL),
+    **{"verdict": TEXT, "interval": (list, NoneType), "n": NUMBER, "seeds_to_decide": (int, NoneType)},
+}
+VERDICTS = ("reproduced", "refuted", "inconclusive")
 NEEDED = ("configuration", "data", "runs")
 NAMES = ("data", "runs", "weights")  # parts of a manifest that hold texts by name
 
@@ -48,6 +56,30 @@ def check_manifest(found: Any) -> dict[str, Any]:
     for digest, signature in found.get("signatures", {}).items():
         if type(signature) is not dict:
             raise ValueError(f"its signature {digest} is no table")
+    return found
+
+
+def check_verdict(found: Any) -> dict[str, Any]:
+    """The content of a ``verdict.json``, as it was read.
+
+    Raises:
+      ValueError: it has not the form of one.
+    """
+    if not isinstance(found, dict):
+        raise ValueError("it is no verdict of an experiment")
+    _check_types(found, VERDICT)
+    for claim in found["claims"]:
+        if type(claim) is not dict or type(claim.get("id")) is not str:
+            raise ValueError("it has claims that are no tables with an id")
+        try:
+            _check_types(claim, {name: types for name, types in CLAIM.items() if name in claim})
+        except ValueError as error:
+            raise ValueError(f"claim {claim['id']}: {error}") from error
+        if claim.get("verdict") not in VERDICTS:
+            raise ValueError(f"claim {claim['id']}: its verdict is {claim.get('verdict')!r}, not {', '.join(VERDICTS)}")
+        interval = claim.get("interval") or [None, None]
+        if len(interval) != 2 or not all(type(bound) in DECIMAL for bound in interval):
+            raise ValueError(f"claim {claim['id']}: its interval is not two numbers")
     return found
 
 
@@ -117,4 +149,6 @@ def _shown(value: Any) -> str:
 
 
 def _name(kind: type) -> str:
-    return {str: "a text", int: "a whole number", dict: "a table", list: "a list", NoneType: "null"}[kind]
+    return {str: "a text", int: "a whole number", float: "a number", dict: "a table", list: "a list", NoneType: "null"}[
+        kind
+    ]

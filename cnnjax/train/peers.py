@@ -22,6 +22,7 @@ import numpy as np
 from cnnjax import tree
 from cnnjax.process import write_atomically
 from cnnjax.strict_json import encode
+from cnnjax.text import printable
 from cnnjax.train import checkpoint
 from cnnjax.typing import UsageError
 
@@ -90,7 +91,7 @@ def together() -> Iterator[None]:
 def abandon(reason: str) -> NoReturn:
     """Ends this process at once, and by that the others: they cannot go on without it, nor it without them."""
     print(
-        f"process {index()} of {count()} ends: {reason}\n"
+        f"process {index()} of {count()} ends: {printable(reason)}\n"
         "Start all processes again: they go on from the last checkpoint.",
         file=sys.stderr,
         flush=True,

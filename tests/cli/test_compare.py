@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cnnjax.cli.command import main
-from cnnjax.cli.results import label, read
+from cnnjax.cli.results import condition, from_csv, label, read
 from cnnjax.report.table import write_results_csv
 from cnnjax.sweep.validity import content_digest
 from cnnjax.train.spec import digest
@@ -100,6 +100,13 @@ def test_committed_evidence_is_compared_by_its_csv(compare, original, tmp_path):
     assert compare(original, COMMITTED / "gridding")[0] == 1  # nothing in common
     (tmp_path / "committed" / "results.csv").write_text("a,b\n1,2\n")
     assert main(["compare", str(original), str(tmp_path / "committed")]) == 2
+
+
+def test_a_text_that_could_be_a_formula_is_the_same_in_a_csv(tmp_path):
+    rows = [{"assignment": {"model": "=1+1"}, "seed": 0, "status": "done", "metrics": {}}]
+    write_results_csv(tmp_path / "results.csv", rows)
+    (line,) = from_csv(tmp_path / "results.csv")
+    assert condition(line) == condition(rows[0])
 
 
 def test_damaged_rows_are_named(compare, original, finished):

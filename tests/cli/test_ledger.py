@@ -152,6 +152,11 @@ def test_a_damaged_verdict_is_refused(only_tiny, write, call, capsys, text):
     ("name", "part", "value"),
     [
         ("verdict.json", "claims", {}), ("verdict.json", "claims", [7]), ("verdict.json", "claims", [{"id": None}]),
+        *(("verdict.json", "claims", [{"id": "penalty-raises-loss", "verdict": "reproduced", **part}]) for part in (
+            {"n": "<script>"}, {"effect": "<script>"}, {"interval": "<script>"}, {"interval": ["<script>", 1]},
+            {"interval": [1]}, {"seeds_to_decide": [7]}, {"note": 7}, {"rule": None}, {"verdict": "<script>"},
+            {"verdict": None}, {"p_adjusted": "x"},
+        )),
         ("manifest.json", "signatures", [7]), ("manifest.json", "data", None), ("manifest.json", "created", 7),
         ("manifest.json", "runs", "x"), ("manifest.json", "data", {"digits": 7}),
     ],

@@ -182,6 +182,16 @@ def test_whatever_an_experiment_says_is_text(exhibit, page):
     assert found.all("img")[1]["alt"].startswith(HOSTILE)
 
 
+def test_no_part_of_a_verdict_becomes_an_element(exhibit, page):
+    """Also one that was a number, where a file was changed by hand after it was checked."""
+    shown = exhibit()
+    for claim in shown.evidence["claims"]:
+        claim.update(
+            dict.fromkeys(("id", "statement", "source", "rule", "unit", "note", "n", "seeds_to_decide"), HOSTILE)
+        )
+    assert "script" not in [tag for tag, _ in page(shown).tags]
+
+
 def test_a_page_that_cannot_be_written_is_refused(exhibit, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):

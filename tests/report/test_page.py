@@ -42,7 +42,7 @@ def read(directory, arguments):
 
 
 def test_the_page_and_its_files_are_written(arguments, tmp_path):
-    path = page.write(tmp_path / "runs" / "degradation", **arguments)
+    path = page.write(tmp_path, **arguments)
     written = sorted(str(file.relative_to(path.parent)) for file in path.parent.rglob("*") if file.is_file())
     images = [f"figures/{name}.{kind}" for name in ("1_curves", "2_finals") for kind in ("png", "svg")]
     assert written == [*images, "report.html", "results.csv"]
@@ -169,7 +169,10 @@ def test_hostile_strings_are_escaped(arguments, make_row, tmp_path):
 
 
 def test_two_writes_are_identical_to_the_byte(arguments, tmp_path):
-    paths = [page.write(tmp_path / name, **arguments).parent for name in ("a", "b")]
+    paths = [tmp_path / name for name in ("a", "b")]
+    for path in paths:
+        path.mkdir()
+        page.write(path, **arguments)
     page.write(paths[1], **arguments)  # over what is there
     contents = [
         {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()} for path in paths

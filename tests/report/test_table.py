@@ -142,6 +142,16 @@ def test_results_csv_is_golden_and_does_not_depend_on_the_order_of_the_rows(make
     assert [entry.name for entry in tmp_path.iterdir()] == ["results.csv"]
 
 
+def test_no_text_in_the_csv_is_a_formula(make_row, tmp_path):
+    hostile = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"]
+    rows = [make_row({"model": text, "l2": -1.0}, seed) for seed, text in enumerate(hostile)]
+    table.write_results_csv(tmp_path / "results.csv", rows)
+    with (tmp_path / "results.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert {line["model"] for line in lines} == {*(f"'{text}" for text in hostile[:4]), "\\t=1", "\\r=1"}
+    assert {line["l2"] for line in lines} == {"-1.0"}
+
+
 @given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=5))
 def test_numbers_in_the_csv_read_back_to_the_same_float(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("csv") / "results.csv"

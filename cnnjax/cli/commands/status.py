@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnnjax.cli.arguments import Arguments
 from cnnjax.strict_json import encode
+from cnnjax.text import printable
 
 if TYPE_CHECKING:
     from cnnjax.cli.sweep_status import Observer, Status, Working
@@ -146,8 +147,9 @@ def _last_line(reason: str) -> str:
 
 
 def _follow(observers: list["Observer"]) -> None:
-    from rich.console import Console
     from rich.live import Live
+
+    from cnnjax.console import Console
 
     console = Console()
     if not console.is_terminal:
@@ -170,7 +172,7 @@ def _follow_lines(observers: list["Observer"]) -> None:
             line = _line(status)
             if last.get(status.directory) != line:
                 last[status.directory] = line
-                print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+                print(f"{time.strftime('%H:%M:%S')} {printable(line)}", flush=True)
         if all(status.over for status in statuses):
             return
         time.sleep(LOOK_SECONDS)

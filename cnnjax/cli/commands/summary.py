@@ -83,10 +83,9 @@ def _draw(found: Any, name: str, path: str) -> None:
 
 
 def _show(found: Any, name: str, model: Any) -> None:
-    from rich.console import Console
-
     from cnnjax.analysis.text import parts
     from cnnjax.cli.network import values
+    from cnnjax.console import Console
     from cnnjax.tables import show
 
     show(*parts(found, name), console=Console(markup=False))
