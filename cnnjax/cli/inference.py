@@ -28,16 +28,19 @@ def opened(path: Path) -> Any:
     try:
         return image.opened(path)
     except Exception as error:  # Pillow's are of many types
-        raise _unreadable(str(path), error) from error
+        raise _unreadable(str(path), error, "") from error
 
 
-def prepared(where: str, read: Callable[[], tuple[Any, int]], preprocessing: Preprocessing) -> tuple[np.ndarray, int]:
+def prepared(
+    where: str, read: Callable[[], tuple[Any, int]], preprocessing: Preprocessing, remedy: str = ""
+) -> tuple[np.ndarray, int]:
     """An image (H, W, C) as the network takes it, and its label.
 
     Args:
       where: what to call it in an error.
       read: gives the image, of Pillow or an array, and the label.
       preprocessing: of the image.
+      remedy: a sentence; what helps where the image cannot be read.
 
     Raises:
       UsageError: it cannot be read.
@@ -47,13 +50,12 @@ def prepared(where: str, read: Callable[[], tuple[Any, int]], preprocessing: Pre
         with contextlib.nullcontext() if isinstance(picture, np.ndarray) else picture:
             return preprocessing.apply(picture), label
     except Exception as error:  # Pillow's are of many types; its header may be good, and its pixels not
-        raise _unreadable(where, error) from error
+        raise _unreadable(where, error, remedy) from error
 
 
-def _unreadable(where: str, error: Exception) -> UsageError:
-    return UsageError(
-        f"{printable(where)} cannot be read: {str(error).removeprefix('The image cannot be decoded: ').rstrip('.')}."
-    )
+def _unreadable(where: str, error: Exception, remedy: str) -> UsageError:
+    reason = str(error).removeprefix("The image cannot be decoded: ").rstrip(".")
+    return UsageError(f"{printable(where)} cannot be read: {reason}. {remedy or 'Leave it out, or replace it.'}")
 
 
 def batches(prepare: Prepare, count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:

@@ -75,7 +75,10 @@ def check(found: Pretrained) -> tuple[Preprocessing, int]:
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     classes = jax.eval_shape(lambda v, x: found.model.apply(v, x)[0], found.variables, images).shape[-1]
     if found.class_names and len(found.class_names) != classes:
-        raise UsageError(f"There are {len(found.class_names)} class names for {classes} classes of {found.name}.")
+        raise UsageError(
+            f"There are {len(found.class_names)} class names for {classes} classes of {found.name}. "
+            "Give one name a line, in the order of the logits, as --classes=FILE."
+        )
     return found.preprocessing, classes
 
 

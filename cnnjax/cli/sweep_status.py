@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from cnnjax.typing import UsageError
 RECENT_SECONDS = 600.0  # that the throughput is of
 STATUS = re.compile(rb'\n "status": "(\w+)"')  # of the row itself: one space deep
 SECONDS = re.compile(rb'\n "seconds": ([0-9.e+-]+)')
+ORIGIN = re.compile(rb'\n "(data|signature_digest)": "(\w+)"')
 
 
 @dataclass
@@ -129,6 +130,7 @@ class Observer:
         self.directory, self.store = directory, Store(directory)
         self.leases = self.store.leases("status")
         self.rows: dict[str, tuple[str, float]] = {}  # status and seconds
+        self.origins: dict[str, dict[str, str]] = {}  # what data a row says it is of, and what signature
         self.ended: dict[str, float] = {}  # when a row was written
 
     def look(self) -> Status:
@@ -144,6 +146,8 @@ class Observer:
             problems.append(f"The manifest does not name {_named(strange)}.")
         if damaged:
             problems.append(f"Damaged rows, which the sweep's command would refuse to read: {_named(damaged)}.")
+        if foreign := sorted(run for run, origin in self.origins.items() if not _is_of(origin, manifest)):
+            problems.append(f"Rows of other data or of another signature than the manifest has: {_named(foreign)}.")
         statuses = Counter(status for run, (status, _) in self.rows.items() if run in runs)
         found = Status(
             str(self.directory), len(runs), sum(statuses.values()) - statuses["diverged"], statuses["diverged"],
@@ -180,7 +184,9 @@ class Observer:
                 if row is None:
                     damaged.append(run)
                 else:
-                    self.rows[run], self.ended[run] = row, entry.stat().st_mtime
+                    status, seconds, self.origins[run] = row
+                    self.rows[run] = status, seconds
+                    self.ended[run] = entry.stat().st_mtime
         return sorted(damaged)
 
     def _read_results(self, path: Path) -> None:
@@ -243,20 +249,28 @@ def _code(manifest: dict[str, Any]) -> str:
     return "; ".join(told)
 
 
-def _glance(path: Path) -> tuple[str, float] | None:
-    """Status and seconds of a row, without parsing all of it; None where it is damaged."""
+def _is_of(origin: Mapping[str, str], manifest: Mapping[str, Any]) -> bool:
+    """Whether a row with this origin can be one of the sweep; where the manifest says nothing, it can."""
+    wanted = {"data": manifest.get("data", {}).values(), "signature_digest": manifest.get("signatures", {})}
+    return all(not wanted[part] or said in wanted[part] for part, said in origin.items())
+
+
+def _glance(path: Path) -> tuple[str, float, dict[str, str]] | None:
+    """Status, seconds and origin of a row, without parsing all of it; None where it is damaged."""
     try:
         content = path.read_bytes()
     except OSError:
         return None
     status, seconds = STATUS.search(content), SECONDS.search(content)
     if status and content.endswith(b"\n}\n") and f'"run_id": "{path.stem}"'.encode() in content:
-        return status[1].decode(), float(seconds[1]) if seconds else float("nan")
+        origin = {part.decode(): said.decode() for part, said in ORIGIN.findall(content)}
+        return status[1].decode(), float(seconds[1]) if seconds else float("nan"), origin
     try:  # written by another hand, perhaps
         row = json.loads(content)
         if row["run_id"] != path.stem:
             return None
-        return str(row["status"]), float(row.get("seconds") or "nan")
+        origin = {part: str(row[part]) for part in ("data", "signature_digest") if part in row}
+        return str(row["status"]), float(row.get("seconds") or "nan"), origin
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -241,7 +241,16 @@ def test_data_that_do_not_fit_are_refused(refused, lenet, animals, tmp_path):
     assert "/no/such" in refused(*evaluate, "--data=folder:/no/such")
     (root / "dog").rename(root / "cat")
     (root / "cat" / "3.png").write_text("no picture")
-    assert f"{root / 'cat' / '3.png'} cannot be read" in refused(*evaluate, f"--data=folder:{root}", "--split=all")
+    message = refused(*evaluate, f"--data=folder:{root}", "--split=all")
+    assert f"{root / 'cat' / '3.png'} cannot be read" in message
+    assert "--data.on_bad_image=skip." in message
+
+
+def test_the_remedy_for_a_bad_image_works(run, animals, tmp_path):
+    root = pictures(tmp_path / "data", ANIMALS, 4)
+    (root / "cat" / "3.png").write_text("no picture")
+    text = run("evaluate", f"--weights={animals}", f"--data=folder:{root}", "--split=all", "--data.on_bad_image=skip")
+    assert "11" in rows_of(text)
 
 
 def test_classes_match_by_name_or_by_order(capsys):

@@ -104,6 +104,16 @@ def test_half_copied_and_damaged_directories_say_what_is_missing(run, finished, 
     assert "It has no manifest.json" in found["problems"][0]
 
 
+@pytest.mark.parametrize("part", ["data", "signature_digest"])
+def test_rows_of_another_sweep_are_named(run, finished, part):
+    path = rows(finished)[0]
+    row = json.loads(path.read_text())
+    path.write_text(json.dumps({**row, part: "0" * 16}, indent=1) + "\n")
+    assert told(run, finished)["problems"] == [
+        f"Rows of other data or of another signature than the manifest has: 1 ({path.stem})."
+    ]
+
+
 def test_a_folder_of_several_and_committed_evidence(run, finished):
     shutil.copytree(finished, finished.parent / "other" / "inner")
     found = json.loads(run("status", finished.parent, "--json"))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cnnjax.data import Pictures
     from cnnjax.weights import Preprocessing
 
-
+SKIP = "Replace or remove it, or set --data.on_bad_image=skip."
 # Of ``DataConfig``, what decides which examples there are; what they look like, the weights' preprocessing decides.
 # Written out here, because help imports nothing slow.
 DATA_FLAGS: dict[str, tuple[type, str]] = {
@@ -170,7 +170,7 @@ def _evaluated(
     labels = np.zeros(count, np.int32)
 
     def prepare(number: int) -> "np.ndarray":
-        image, labels[number] = prepared(pictures.where(number), lambda: pictures.read(number), steps)
+        image, labels[number] = prepared(pictures.where(number), lambda: pictures.read(number), steps, SKIP)
         return image
 
     variables = jax.device_put(found.variables)
