@@ -95,7 +95,7 @@ CLAIMS = (
         "Trained with ReLU before the sigmoid, the net still answers yes to every question.",
         "S1:1270-1278",
         "equivalent",
-        margin=0.001,
+        margin=0.01,
         unit="share of yes less 1",
     ),
     claims.Claim(

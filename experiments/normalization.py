@@ -150,7 +150,7 @@ def hyper(preset: str, data: DataConfig) -> Hyper:
 def grid(preset: str, data: DataConfig) -> Grid:
     """Kinds by rates; none and batch normalisation by depth; batch and group normalisation in smaller batches."""
     if preset == "smoke":
-        base = functools.partial(_points, stages=((8, 1),), rates=(0.01,))
+        base = functools.partial(_points, stages=((16, 1),), rates=(0.01,))
         return base(("none", "batch", "instance", "group"), sizes=((8, 3),)) + base(("batch", "group"), sizes=((2, 3),))
     if preset == "paper":
         large = (0.003, 0.006, 0.012, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)

@@ -15,7 +15,7 @@ from cnnjax.data.catalog import DataConfig, Info, describe
 from cnnjax.sweep import rule
 from cnnjax.sweep.grid import Assignment, Grid
 from cnnjax.train import shard
-from cnnjax.train.effect import check_effects
+from cnnjax.train.effect import check_effects, check_settings
 from cnnjax.train.program import Driver
 from cnnjax.train.spec import PLAIN, Hyper, Spec, check_values, digest, digest_of_text, json_text, validate
 from cnnjax.typing import UsageError, unknown
@@ -182,6 +182,7 @@ def plan(all_points: Sequence[Point], platform: str, driver: Driver | None = Non
             Bundle(spec, info, chosen, image_cost, tuple(members[at : at + chosen.members]))
             for at in range(0, len(members), chosen.members)
         ]
+    check_settings({spec: [point.hyper for point in members] for spec, members in groups.items()}, infos)
     arranged.sort(key=lambda bundle: -bundle.cost)  # stable: bundles of a group stay together
     return Plan(tuple(all_points), tuple(arranged))
 

@@ -104,7 +104,9 @@ def test_steps_are_counted_up_to_the_error_that_the_plain_net_ends_with():
     never = row("batch", 0.1, 0, {"train_error": 0.3}, steps_needed=20)
     assert normalization.steps_saved([plain], [fast]) == [2.0]
     assert normalization.steps_saved([plain], [never]) == [np.log2(0.8)]  # counted with all its 100 steps
-    assert normalization.steps_saved([{**plain, "status": "diverged"}], [fast]) == []
+    assert normalization.steps_saved([{**plain, "status": "failed"}], [fast]) == []
+    (saved,) = normalization.steps_saved([{**plain, "status": "diverged"}], [fast])
+    assert np.isnan(saved)  # there is no place where it ends, and the pair is not left out
 
 
 def test_nets_of_other_depth_are_no_part_of_the_comparison():

@@ -25,7 +25,7 @@ def made(losses, decoupled=None, seeds=6, noise=0.01, valid=None):
                 }  # fmt: skip
                 rows.append(row({"model.norm": norm, "l2": c}, seed, metrics))
                 if c:
-                    other = metrics | {"test_loss": metrics["test_loss"] + (decoupled or 0.0)}
+                    other = metrics | {"test_loss": metrics["test_loss"] + (decoupled or 0.0) * (1 + 0.01 * seed)}
                     decay = regularization.equal_decay(c)
                     rows.append(row({"model.norm": norm, "weight_decay": decay}, seed, other))
     return rows

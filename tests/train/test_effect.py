@@ -20,6 +20,8 @@ class Plain(nn.Module):
 
     drop: bool = False
     decays: bool = True
+    scale: float = 1.0
+    note: int = 0
 
     @nn.compact
     def __call__(self, images, train=False, dropout_rate=0.0):
@@ -28,12 +30,13 @@ class Plain(nn.Module):
             x = Dropout()(x, dropout_rate, train)
         if not self.decays:
             return x[:, :10] * self.param("gain", nn.initializers.ones, (10,))
-        return x @ self.param("weight", nn.initializers.lecun_normal(), (x.shape[-1], 10))
+        return x @ self.param("weight", nn.initializers.lecun_normal(), (x.shape[-1], 10)) * self.scale
 
 
 SPEC = Spec(model=Plain(), steps=10, batch_size=8)
 SPECS = {
     "plain": SPEC,
+    "slow": SPEC,
     "drop": dataclasses.replace(SPEC, model=Plain(drop=True)),
     "vector": dataclasses.replace(SPEC, model=Plain(decays=False)),
     "flip": dataclasses.replace(SPEC, augment=("flip",)),
@@ -56,6 +59,12 @@ UNREAD = [  # spec, name, two values, what is said
     ("plain", "warmup", (0.0, 0.01), "0 steps of warm-up"),
     ("plain", "warmup_factor", (0.0, 0.1), "0 steps of warm-up"),
     ("plain", "train_size", (0, describe(SPEC.data).sizes["train"]), "examples"),
+    ("plain", "milestones", ((0.5,), (0.6,)), "Use schedule=step"),
+    ("step", "patience", (2, 5), "Use schedule=plateau"),
+    ("slow", "nesterov", (False, True), "momentum is 0"),
+    ("plain", "warmup_form", ("linear", "constant"), "Use warmup=0.1"),
+    ("plain", "decayed", ("kernels", "all"), "nothing decays"),
+    ("plain", "model.note", (0, 1), "model.note=0 and model.note=1 make the same program"),
 ]
 READS = [
     ("drop", "dropout", (0.0, 0.5)),
@@ -69,11 +78,17 @@ READS = [
     ("plain", "label_noise", (0.0, 0.1)),
     ("plain", "warmup", (0.0, 0.1)),
     ("plain", "train_size", (0, 100)),
+    ("step", "milestones", ((0.5,), (0.6,))),
+    ("plateau", "patience", (2, 5)),
+    ("plain", "nesterov", (False, True)),
+    ("plain", "model.scale", (1.0, 2.0)),
+    ("plain", "model.drop", (False, True)),
 ]
 
 
 def planned(spec, name, values):
-    return plan(points(SPECS[spec], Hyper(), sweep.product(**{name: values}), [0]), "cpu")
+    hyper = Hyper(momentum=0.0) if spec == "slow" else Hyper()
+    return plan(points(SPECS[spec], hyper, sweep.product(**{name: values}), [0]), "cpu")
 
 
 @pytest.mark.parametrize(("spec", "name", "values", "says"), UNREAD)

@@ -1,6 +1,7 @@
 """Inception v3 in torchvision's files, whose names timm has kept, and in Keras's."""
 
 from cnnjax.models.inception import BLOCKS, InceptionV3
+from cnnjax.typing import UsageError
 from cnnjax.weights.layout import Layout, Table
 from cnnjax.weights.layouts.googlenet import conv_norm
 
