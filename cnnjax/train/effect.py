@@ -20,8 +20,9 @@ from jax.interpreters import partial_eval
 
 from cnnjax import augment
 from cnnjax.data.catalog import DataConfig, Info
+from cnnjax.models import parameter_shapes
 from cnnjax.train import step
-from cnnjax.train.spec import Hyper, Spec, build_task, variable_shapes
+from cnnjax.train.spec import Hyper, Spec, build_model, build_task
 from cnnjax.typing import UsageError
 
 READ = {"learning_rate", "momentum", "warmup", "warmup_factor"}  # by every step; nobody need look
@@ -118,7 +119,8 @@ def _check_programs(name: str, specs: Sequence[Spec], info: Info) -> None:
     """Refuses two values of a network's field that make the same training program."""
     by_shapes: dict[str, list[Spec]] = {}
     for spec in specs:
-        by_shapes.setdefault(str(variable_shapes(spec, info)), []).append(spec)
+        shapes = parameter_shapes(build_model(spec, info.num_classes), info.image_shape)
+        by_shapes.setdefault(str(shapes), []).append(spec)
     for alike in (members for members in by_shapes.values() if len(members) > 1):
         seen: dict[str, Spec] = {}
         for spec in alike:
