@@ -17,7 +17,8 @@ A network has some of these fields; they mean the same in each:
     output of every convolution stage.
   pool: how a stage halves its sides. "max" and "average" pool windows of 2x2. "blur" takes the maximum
     of every 2x2 window, then blurs and subsamples (Zhang 2019). "stride" gives the stage's last
-    convolution stride 2 and pools nothing (Springenberg et al. 2015; S3:257).
+    convolution stride 2 and pools nothing (Springenberg et al. 2015; S3:257); it is padded SAME, which on even sides
+    is (0, 1): one pixel behind, none before, as a 2x2 pooling begins at the first pixel.
   kernel_size: side of every convolution's kernel, odd.
   num_classes: length of the logits. 0 leaves the head out: the network ends with its features, which stand in the place
     of the logits, and there is no endpoint ``logits_map``.

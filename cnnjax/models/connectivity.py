@@ -21,6 +21,8 @@ from cnnjax.typing import Images, Logits, UsageError
 class ConnectivityNet(nn.Module):
     """Two hidden layers, each halving the sides, and a dense head.
 
+    Their kernels have stride 2 and SAME padding, which on even sides is (0, 1); the lectures say none.
+
     Images of H x W x C pixels give U1 = ceil(H / 2) ceil(W / 2) F1 units and
     U2 = ceil(H / 4) ceil(W / 4) F2 units, whatever the connections. Weights and biases of the hidden
     layers, with kernels of k x k:

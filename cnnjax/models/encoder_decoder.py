@@ -20,9 +20,9 @@ UPSAMPLING = {"transposed": None, "nearest": nearest, "bilinear": bilinear}
 class EncoderDecoder(nn.Module):
     """Images to images, through a map of 1 / 2^stages of the side, without skip connections.
 
-    Each stage down is a 3x3 convolution of stride 2, each stage up doubles the sides; the last one puts out the image,
-    without normalisation and activation and with nothing behind it that could smooth its traces, as in Radford et al.
-    2015 (arXiv:1511.06434).
+    Each stage down is a 3x3 convolution of stride 2, padded by one pixel on all sides as in PyTorch; each stage up
+    doubles the sides. The last one puts out the image, without normalisation and activation and with nothing behind it
+    that could smooth its traces, as in Radford et al. 2015 (arXiv:1511.06434).
 
     Endpoints: ``down1``, ``down2``, ..., ``up1``, ...; the last ``up`` is the output.
 

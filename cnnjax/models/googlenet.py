@@ -92,8 +92,8 @@ class GoogLeNet(nn.Module):
     ``googlenet`` is table 1 as printed, without normalisation by batch; the constants of the two local response
     normalisations, which the paper does not print, are those of Krizhevsky et al. 2012. ``googlenet_bn`` is
     torchvision's GoogLeNet, whose weights load into it: batch norm (epsilon 1e-3) after every convolution, no local
-    response normalisation, 3x3 kernels in place of 5x5, a 2x2 window in the last max pooling. The windows of max
-    pooling may hang over the edge, as Caffe's do.
+    response normalisation, 3x3 kernels in place of 5x5, a 2x2 window in the last max pooling. The first convolution,
+    7x7 with stride 2, is padded by 3 on all sides, and windows of max pooling may hang over the edge: both as in Caffe.
 
     Dropout acts before the head, 0.4 in the paper and 0.2 in torchvision, and in the auxiliary heads, 0.7 in both;
     here all have the one rate that is passed in. Torchvision's weights were trained on images scaled to [-1, 1],

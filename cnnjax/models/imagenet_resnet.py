@@ -82,7 +82,8 @@ class ResNet(nn.Module):
     """Stages of residual blocks, or of the same blocks without shortcuts.
 
     As torchvision's ``resnet18`` ... ``resnet152`` and ``resnext50_32x4d`` and timm's of these names, whose
-    weights load: padding of half the kernel, epsilon 1e-5. For ``ResNet50``, ``ResNet101`` and ``ResNet152`` of
+    weights load: padding of half the kernel on all sides, also at stride 2 (the 7x7 convolution by 3, the pooling and
+    3x3 convolutions by 1), epsilon 1e-5. For ``ResNet50``, ``ResNet101`` and ``ResNet152`` of
     keras.applications set stride_in="1x1", conv_bias=True and epsilon=1.001e-5.
 
     Endpoints: ``stem`` (before the pooling), ``stage1``, ``stage2``, ..., ``features``, ``logits_map``.

@@ -156,6 +156,9 @@ class InceptionV3(nn.Module):
     ``transform_input`` rescales so images that were normalised with ImageNet's means. This network reads its images
     as they are.
 
+    Whatever has stride 2, convolution or pooling, is not padded ("VALID"), as in the authors' network in TensorFlow, in
+    torchvision's and in Keras's.
+
     Endpoints: ``stem``, ``stage1`` (5d), ``stage2`` (6e), ``stage3`` (7c); ``mixed5b`` and so on for every block;
     ``features``, ``logits_map``; with ``auxiliary`` the logits ``auxiliary1`` (after 6e), also in evaluation. That
     head never changes the network's logits.
