@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 
 from cnnjax.analysis.program import Path, Program, Step, kept_trace, steps
+from cnnjax.memory import remembered
 
 # Equations that XLA counts per number: its count of one shape holds for all, in proportion.
 ELEMENTWISE = {
@@ -54,17 +54,9 @@ def activations(model: nn.Module, image_shape: tuple[int, ...]) -> int:
     return _totals(model, image_shape)[1]
 
 
+@remembered(256)
 def _totals(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[int, int]:
-    """Multiply-adds and outputs; kept, for to trace a deep network takes half a second, and a plan asks for both."""
-    try:
-        hash(model)
-    except TypeError:  # a network of one's own with a field that cannot be hashed
-        return _kept_totals.__wrapped__(model, image_shape)
-    return _kept_totals(model, image_shape)
-
-
-@lru_cache(maxsize=256)
-def _kept_totals(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[int, int]:
+    """Multiply-adds and outputs: a plan asks for both."""
     found = list(products(kept_trace(model, image_shape)))
     return sum(p.repeats * p.multiply_adds for p in found), sum(p.repeats * p.outputs for p in found)
 

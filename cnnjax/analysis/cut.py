@@ -7,13 +7,13 @@ are found in the traced program, whatever module they stand in; nothing is compu
 
 import dataclasses
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import flax.linen as nn
 
 from cnnjax.analysis.bodies import called, called_values, live, scan
 from cnnjax.analysis.program import Path, Program, kept_trace, module_of, trace
+from cnnjax.memory import remembered
 
 # Whose result is 0 where any operand is, and where the first or all of them are.
 ANY = {"mul", "dot_general", "conv_general_dilated"}
@@ -70,15 +70,11 @@ def cut(program: Program) -> Cut:
 
 
 def cut_in_training(model: nn.Module, image_shape: tuple[int, ...], batch_size: int) -> Cut:
-    """Where a network loses its images (H, W, C) in training with batches of a size; kept, for tracing takes time."""
-    try:
-        hash(model)
-    except TypeError:  # a network of one's own with a field that cannot be hashed
-        return _cut_in_training.__wrapped__(model, image_shape, min(batch_size, 2))
+    """Where a network loses its images (H, W, C) in training with batches of a size."""
     return _cut_in_training(model, image_shape, min(batch_size, 2))
 
 
-@lru_cache(maxsize=256)
+@remembered(256)
 def _cut_in_training(model: nn.Module, image_shape: tuple[int, ...], images: int) -> Cut:
     found = cut(kept_trace(model, image_shape))  # in evaluation, which has been traced for the cost
     if found.layers or images == 1:

@@ -8,7 +8,6 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -18,6 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from cnnjax import rng, tree
 from cnnjax.analysis.bodies import inner, live, scan
+from cnnjax.memory import remembered
 from cnnjax.ops.conv import traced_as_convolutions
 from cnnjax.typing import UsageError
 
@@ -137,17 +137,9 @@ def trace(
     return Program(closed.jaxpr, closed.consts, variables, recorder.calls, _outputs(shapes))
 
 
+@remembered(16)  # a plan goes from network to network, and compares those that differ in a field
 def kept_trace(model: nn.Module, input_shape: tuple[int, ...]) -> Program:
-    """As ``trace``; the last ones are kept, for several questions are asked of each network."""
-    try:
-        hash(model)
-    except TypeError:  # a network of one's own with a field that cannot be hashed
-        return trace(model, input_shape)
-    return _kept_trace(model, input_shape)
-
-
-@lru_cache(maxsize=4)  # a plan goes from network to network
-def _kept_trace(model: nn.Module, input_shape: tuple[int, ...]) -> Program:
+    """As ``trace``, in evaluation; remembered, for several questions are asked of each network."""
     return trace(model, input_shape)
 
 

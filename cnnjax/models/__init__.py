@@ -5,7 +5,6 @@
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -102,16 +101,7 @@ def check_image_shape(model: nn.Module, image_shape: tuple[int, int, int], name:
 
 
 def parameter_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-    """The variables' shapes for images (H, W, C), without computing any; the last ones are kept, for it takes time."""
-    try:
-        hash(model)
-    except TypeError:  # a network of one's own with a field that cannot be hashed
-        return _kept_shapes.__wrapped__(model, image_shape)
-    return jax.tree_util.tree_map(lambda leaf: leaf, _kept_shapes(model, tuple(image_shape)))  # another dict
-
-
-@functools.lru_cache(maxsize=64)
-def _kept_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """The variables' shapes for images (H, W, C), without computing any."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     return jax.eval_shape(model.init, rng.abstract_key(), images)
 

@@ -16,7 +16,7 @@ from cnnjax import tree
 from cnnjax.analysis import activations, multiply_adds
 from cnnjax.data.catalog import Dataset, Info
 from cnnjax.data.feed import Feed
-from cnnjax.models import parameter_shapes
+from cnnjax.tasks.task import shapes_of
 from cnnjax.train.features import head_alone, start
 from cnnjax.train.program import Driver, program, stack_hyper
 from cnnjax.train.spec import Hyper, Spec, build_model
@@ -64,7 +64,7 @@ def forecast_seconds(platform: str, spec: Spec, image_cost: int) -> float:
 def forecast_bytes(spec: Spec, info: Info, driver: Driver) -> int:
     """Memory that one process may need: dataset, parameters and optimizer, activations, and JAX itself."""
     model = build_model(spec, info.num_classes)
-    parameters = tree.count(parameter_shapes(model, info.image_shape)["params"])
+    parameters = tree.count(shapes_of(model, info.image_shape)["params"])
     dataset = sum(info.sizes.values()) * math.prod(info.image_shape)
     # A layer's output is kept before and after normalisation, and has gradients of both.
     each = 4 * (4 * spec.batch_size * activations(model, info.image_shape) + 8 * parameters)

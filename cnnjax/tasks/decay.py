@@ -1,6 +1,5 @@
 """What l2 and weight decay act on: the weights of a network, by what they are, not by what they are called."""
 
-from functools import lru_cache
 from typing import Any
 
 import flax.linen as nn
@@ -8,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax import rng, tree
+from cnnjax.memory import remembered
 from cnnjax.tasks.task import arguments
 
 KERNEL = "kernel"
@@ -40,16 +40,8 @@ def _last(name: str) -> str:
     return name.rsplit("/", 1)[-1]
 
 
+@remembered(256)
 def _own_axes(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, int]:
-    try:
-        hash(model)
-    except TypeError:  # a network of one's own with a field that cannot be hashed
-        return _kept_axes.__wrapped__(model, image_shape)
-    return _kept_axes(model, image_shape)
-
-
-@lru_cache(maxsize=256)
-def _kept_axes(model: nn.Module, image_shape: tuple[int, ...]) -> dict[str, int]:
     """How many axes each parameter has inside its module, by name; the network is traced, and nothing computed."""
     found: dict[str, int] = {}
 

@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnnjax import metrics
+from cnnjax import metrics, rng
+from cnnjax.memory import remembered
 from cnnjax.typing import UsageError
 
 Batch = dict[str, Any]  # images (N, H, W, C) float32, labels (N,) int32, weights (N,) float32
@@ -77,6 +78,15 @@ def endpoints(output: Any) -> dict[str, Any]:
     return endpoints if isinstance(endpoints, dict) else {}
 
 
+@remembered(64)
+def shapes_of(model: nn.Module, image_shape: tuple[int, int, int]) -> Any:
+    """The shapes of a network's variables for images (H, W, C), by tracing; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return jax.eval_shape(
+        lambda key, images: model.init(key, images, **arguments(model, False, 0.0)), rng.abstract_key(), images
+    )
+
+
 def output_shape(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
     """The shape of the network's output for two images (H, W, C), by tracing; nothing is computed.
 
@@ -85,9 +95,9 @@ def output_shape(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[i
     """
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     try:
-        output, _ = jax.eval_shape(
-            lambda key, images: model.init_with_output(key, images, **arguments(model, False, 0.0)),
-            jax.random.key(0),
+        output = jax.eval_shape(
+            lambda variables, images: model.apply(variables, images, **arguments(model, False, 0.0)),
+            shapes_of(model, image_shape),
             images,
         )
         return first(output).shape

@@ -11,7 +11,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,10 @@ import numpy as np
 from jax.interpreters import partial_eval
 
 from cnnjax import augment
+from cnnjax.analysis.program import Program, kept_trace
 from cnnjax.data.catalog import DataConfig, Info
-from cnnjax.models import parameter_shapes
 from cnnjax.train import step
-from cnnjax.train.spec import Hyper, Spec, build_model, build_task
+from cnnjax.train.spec import Hyper, Spec, build_model, build_task, variable_shapes
 from cnnjax.typing import UsageError
 
 READ = {"learning_rate", "momentum", "warmup", "warmup_factor"}  # by every step; nobody need look
@@ -74,6 +74,13 @@ def check_effects(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
             _check_apart(name, hypers, partial(come_to, spec, info))
 
 
+class Traced(NamedTuple):
+    """A traced function."""
+
+    jaxpr: Any
+    constants: Sequence[Any]
+
+
 def check_settings(groups: Mapping[Spec, Sequence[Hyper]], infos: Mapping[DataConfig, Info]) -> None:
     """Refuses settings that vary over the Specs of a sweep although they change nothing, where nothing else differs.
 
@@ -119,13 +126,13 @@ def _check_programs(name: str, specs: Sequence[Spec], info: Info) -> None:
     """Refuses two values of a network's field that make the same training program."""
     by_shapes: dict[str, list[Spec]] = {}
     for spec in specs:
-        shapes = parameter_shapes(build_model(spec, info.num_classes), info.image_shape)
-        by_shapes.setdefault(str(shapes), []).append(spec)
+        by_shapes.setdefault(str(variable_shapes(spec, info)), []).append(spec)
     for alike in (members for members in by_shapes.values() if len(members) > 1):
         seen: dict[str, Spec] = {}
         for spec in alike:
-            twin = seen.setdefault(_program(spec, info, _objective_alone), spec)
-            if twin is not spec and _program(spec, info, jax.grad) == _program(twin, info, jax.grad):
+            model = build_model(spec, info.num_classes)
+            twin = seen.setdefault(_text(kept_trace(model, info.image_shape)), spec)
+            if twin is not spec and _program(spec, info) == _program(twin, info):
                 old, new = (dict(each.model_fields)[name] for each in (twin, spec))
                 raise UsageError(
                     f"model.{name}={old} and model.{name}={new} make the same program: runs that differ in it alone "
@@ -133,13 +140,14 @@ def _check_programs(name: str, specs: Sequence[Spec], info: Info) -> None:
                 )
 
 
-def _program(spec: Spec, info: Info, differentiate: Callable[..., Any]) -> str:
-    """What initial state and training step compute, as text; the same for the same programs."""
-    parts = []
-    for traced in _traced(spec, info, differentiate):
-        constants = [hashlib.sha256(np.asarray(constant).tobytes()).hexdigest() for constant in traced.consts]
-        parts += [re.sub(r"0x[0-9a-f]+", "", str(traced)), *constants]  # addresses differ from trace to trace
-    return "\n".join(parts)
+def _program(spec: Spec, info: Info) -> list[str]:
+    """What initial state and training step compute, as texts; the same for the same programs."""
+    return [_text(Traced(closed.jaxpr, closed.consts)) for closed in _traced(spec, info, jax.grad)]
+
+
+def _text(program: Program | Traced) -> str:
+    constants = [hashlib.sha256(np.asarray(constant).tobytes()).hexdigest() for constant in program.constants]
+    return "\n".join([re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr)), *constants])  # addresses differ by trace
 
 
 def read_numbers(spec: Spec, info: Info) -> frozenset[str]:

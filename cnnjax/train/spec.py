@@ -13,16 +13,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnnjax import augment, models, rng
+from cnnjax import augment, models
 from cnnjax.analysis.cut import cut_in_training
 from cnnjax.analysis.program import label
 from cnnjax.data.catalog import DataConfig, Info
 from cnnjax.strict_json import encode
 from cnnjax.tasks import decay, probes, reconstruction
 from cnnjax.tasks.classify import check_outputs, classify
-from cnnjax.tasks.frozen import freeze
+from cnnjax.tasks.frozen import freeze, split
 from cnnjax.tasks.reconstruction import reconstruct
-from cnnjax.tasks.task import Task
+from cnnjax.tasks.task import Task, shapes_of
 from cnnjax.train import pretrained
 from cnnjax.train.values import check_fields, check_finite, check_numbers
 from cnnjax.typing import UsageError, unknown
@@ -165,9 +165,9 @@ def variable_shapes(spec: Spec, info: Info) -> dict[str, Any]:
     Raises:
       UsageError: an unknown stage in ``frozen``, or nothing is left to train.
     """
-    images = jax.ShapeDtypeStruct((1, *info.image_shape), jnp.float32)
-    key = rng.abstract_key()
-    return jax.eval_shape(build_task(spec, info).init, key, {"images": images})
+    model = build_model(spec, info.num_classes)
+    shapes = jax.tree_util.tree_map(lambda leaf: leaf, shapes_of(model, info.image_shape))  # dicts of its own
+    return split(shapes, model, spec.frozen) if spec.frozen else shapes
 
 
 def normalization(spec: Spec, info: Info) -> pretrained.Normalization | None:
