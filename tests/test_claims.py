@@ -253,6 +253,7 @@ def test_judge_refuses_what_does_not_belong():
     ("tests", "mean"),
     [(["greater"] * 3, 0.0), (["not_greater", "equivalent"], 0.5)],
 )
+@pytest.mark.slow
 def test_false_verdicts_stay_within_the_binomial_bound(tests, mean):
     from scipy.stats import binom
 

@@ -30,6 +30,7 @@ EXPERIMENTS = [command for command in COMMANDS if "-m experiments." in command a
 @pytest.mark.parametrize(
     "code", [code for code in PYTHON if code not in NEED_FILES], ids=lambda code: code.split("\n")[0]
 )
+@pytest.mark.slow
 def test_python_runs(code, capsys):
     exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
     printed = capsys.readouterr().out
@@ -56,6 +57,7 @@ def test_python_that_needs_files_names_what_there_is(code):
 
 
 @pytest.mark.parametrize("command", EXPERIMENTS)
+@pytest.mark.slow
 def test_commands_are_understood(command, tmp_path, capsys):
     words = shlex.split(command.split("&&")[-1].strip("'"))
     at = len(words) - words[::-1].index("-m")

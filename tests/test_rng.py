@@ -26,6 +26,7 @@ def draws(key):
     return [*(jax.random.bits(key, shape) for shape in SHAPES), *others]
 
 
+@pytest.mark.slow
 def test_every_draw_is_jaxs_threefry_to_the_bit_inside_and_outside_vmap():
     seeds = np.array([0, 1, 2**31 - 1], np.int32)
 

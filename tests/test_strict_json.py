@@ -33,6 +33,7 @@ def same(read, written):
 
 
 @given(VALUES, st.booleans())
+@pytest.mark.slow
 def test_every_value_is_read_by_a_strict_reader_and_what_is_finite_stays(value, sort_keys):
     assert same(json.loads(encode(value, sort_keys=sort_keys), parse_constant=refuse), value)
 

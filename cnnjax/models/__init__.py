@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax import rng, tree
+from cnnjax.memory import remembered
 from cnnjax.models import (
     alexnet,
     connectivity,
@@ -102,6 +103,12 @@ def check_image_shape(model: nn.Module, image_shape: tuple[int, int, int], name:
 
 def parameter_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, Any]:
     """The variables' shapes for images (H, W, C), without computing any."""
+    shapes = _parameter_shapes(model, image_shape)
+    return jax.tree_util.tree_map(lambda leaf: leaf, shapes)  # dicts of its own, that may be changed
+
+
+@remembered(64)
+def _parameter_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, Any]:
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     return jax.eval_shape(model.init, rng.abstract_key(), images)
 

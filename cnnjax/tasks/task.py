@@ -87,6 +87,7 @@ def shapes_of(model: nn.Module, image_shape: tuple[int, int, int]) -> Any:
     )
 
 
+@remembered(64)
 def output_shape(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
     """The shape of the network's output for two images (H, W, C), by tracing; nothing is computed.
 

@@ -69,6 +69,7 @@ def image_shape(model):
 
 
 @pytest.mark.parametrize(("model", "batch_size", "whole"), CUT)
+@pytest.mark.slow
 def test_a_value_less_its_own_mean_is_found_and_is_so_in_fact(model, batch_size, whole):
     shape = image_shape(model)
     found = cut_in_training(model, shape, batch_size)
@@ -102,6 +103,7 @@ def test_rounding_is_no_mean():
     assert not cut(trace(Residue(), (4,))).layers
 
 
+@pytest.mark.slow
 def test_a_summary_says_so():
     (warning,) = [w for w in analysis.summarize(Narrow(), (8, 8, 1)).warnings if w.layer == "norm/group"]
     assert "the output does not depend on the image" in warning.what
@@ -109,6 +111,7 @@ def test_a_summary_says_so():
     assert "does not depend" not in warning.what
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_tell_images_apart_is_refused_and_one_that_can_is_spoken_of(caplog):
     spec = Spec(model="mobilenet_v1", model_fields=(("norm", "instance"), ("width_multiplier", 0.125)))
     info = describe(spec.data)

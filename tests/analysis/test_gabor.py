@@ -132,6 +132,7 @@ def test_orientation_selectivity_is_a_mean_of_directions_over_the_spectrum():
     np.testing.assert_allclose(gabor.orientation_selectivity(jnp.asarray(kernel)), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_colour_share_of_grey_of_pure_colour_and_of_noise():
     pattern = np.random.default_rng(6).standard_normal((4, 4))
     colours = np.array([[1, 1, 1], [1, -1, 0], [1, 0, 0]], np.float32)

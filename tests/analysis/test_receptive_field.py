@@ -143,6 +143,7 @@ STACKS = [
 
 
 @pytest.mark.parametrize("layers", STACKS)
+@pytest.mark.slow
 def test_it_is_where_the_gradient_is_not_zero(layers):
     """S1:1125-1131: exactly the pixels of the formula have a gradient, but at the border, where paths are cut off."""
     pixels, model = 24, Stack(layers)

@@ -48,6 +48,7 @@ def test_gradients_of_an_mlp_by_hand():
         assert found[name] == pytest.approx(float(np.linalg.norm(gradient)), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_every_layer_of_a_deep_net_has_a_norm_in_order_of_depth(resnet):
     model, variables = resnet
     found = gradient_norms(model, variables, images((8, 8, 1)), LABELS)
@@ -89,6 +90,7 @@ def test_responses_are_those_of_the_layers(resnet):
     assert changed["stage2.1.conv2"] == found["stage2.1.conv2"]
 
 
+@pytest.mark.slow
 def test_the_stems_response_in_evaluation_by_hand(resnet):
     model, variables = resnet
     x = images((8, 8, 1))

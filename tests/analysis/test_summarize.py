@@ -50,6 +50,7 @@ def said(layers, shape, **options):
     [("lenet5_classic", 0), ("lenet5_classic", 1), ("resnet14_cifar", 1), ("resnet14_cifar", 2), ("mlp", 2),
      ("connectivity_local", 0)],
 )  # fmt: skip
+@pytest.mark.slow
 def test_layers_add_up_to_the_network(name, depth):
     shape = models.MODELS[name].image_shape
     found = summarize(models.create(name), shape, depth, units=False)
@@ -88,6 +89,7 @@ def test_shapes_shrink_while_channels_grow(name):
     assert maps[0][2] < maps[-1][2]
 
 
+@pytest.mark.slow
 def test_scanned_blocks_count_as_often_as_they_stand():
     found = summarize(models.create("resnet20_cifar"), (32, 32, 3), units=False)
     layer = {layer.name: layer for layer in found.layers}["stage1/conv1"]
@@ -299,6 +301,7 @@ def test_transposed_convolutions(own):
     assert found.text("a name").startswith("a name on 5x6x2")
 
 
+@pytest.mark.slow
 def test_dead_units_are_counted_where_asked():
     shut = conv(3, features=6, bias_init=lambda key, shape, dtype: jnp.asarray([-99.0] * 5 + [99.0], dtype))
     model = Net((shut, nn.relu, conv(3), nn.relu, pooled))

@@ -24,6 +24,7 @@ class Stack(nn.Module):
 
 
 @pytest.mark.parametrize("dilations", [(1,), (1, 1), (2, 2), (1, 2, 4), (1, 2, 3)])
+@pytest.mark.slow
 def test_the_support_is_where_paths_lead(dilations):
     side = 19
     support = gradient_support(Stack(dilations), (side, side, 1))
@@ -48,6 +49,7 @@ def test_the_effective_side_of_squares_and_of_nothing():
     assert np.isnan(side[2])
 
 
+@pytest.mark.slow
 def test_the_effective_side_of_random_linear_layers_grows_as_the_root_of_their_number():
     size, channels, layers = 17, 16, 4
     kernels = jax.random.normal(jax.random.key(1), (layers, 3, 3, channels, channels)) / 12
@@ -67,6 +69,7 @@ def test_the_effective_side_of_random_linear_layers_grows_as_the_root_of_their_n
         np.testing.assert_allclose(effective_side(energy(count)), np.sqrt(1 + 8 * count), rtol=0.1)
 
 
+@pytest.mark.slow
 def test_the_energy_is_each_images_own():
     draw = np.random.default_rng(0).standard_normal
     images, kernel = (jnp.asarray(draw(shape), jnp.float32) for shape in ((3, 5, 5, 1), (5, 5)))
@@ -77,6 +80,7 @@ def test_the_energy_is_each_images_own():
     np.testing.assert_allclose(gradient_energy(maps, images), np.square(2 * kernel**2 * images[..., 0]), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_roughness_of_known_maps():
     side = 64
     smooth = np.cos(np.pi * (np.arange(side) + 0.5) / side)

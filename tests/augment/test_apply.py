@@ -42,6 +42,7 @@ def test_the_names_and_their_numbers():
 
 
 @pytest.mark.parametrize("names", [(), ("flip", "crop"), tuple(augment.GEOMETRIC), COLOURS, ALL], ids=",".join)
+@pytest.mark.slow
 def test_strength_0_changes_nothing_to_the_bit(examples, names):
     out = apply(0, {"images": examples["images"]}, names, dict.fromkeys(names, 0.0))
     assert np.asarray(out["images"]).tobytes() == examples["images"].tobytes()
@@ -131,6 +132,7 @@ def trained(dataset, names):
     return lambda **strengths: one(jax.tree.map(jnp.float32, Hyper(**strengths)), *batch)
 
 
+@pytest.mark.slow
 def test_a_training_step_with_all_augmentations_at_0_is_one_without(colourful):
     step = trained(colourful, ALL)
     plain = jax.tree.leaves(trained(colourful, ())())

@@ -152,6 +152,7 @@ def decided(at_y, at_x):
 
 
 @pytest.mark.parametrize("names", CASES, ids=IDS)
+@pytest.mark.slow
 def test_images_and_masks_are_sampled_at_the_places_that_numpy_finds(examples, names):
     values = parameters(names)
     out = transform(examples, values)

@@ -42,6 +42,7 @@ def refused(unchecked, tmp_path, capsys, monkeypatch):
     CASES,
     ids=lambda value: " ".join(value) if value[0].startswith(("--", "quick")) else "",
 )
+@pytest.mark.slow
 def test_bad_arguments_are_refused(refused, argv, parts):
     message = refused(*argv)
     for part in parts:
@@ -49,6 +50,7 @@ def test_bad_arguments_are_refused(refused, argv, parts):
     assert len(message.strip().splitlines()) <= 2
 
 
+@pytest.mark.slow
 def test_a_place_that_cannot_hold_results_is_refused(refused, tmp_path):
     (tmp_path / "file").write_text("")
     assert "file is not a directory. Use another --workdir" in refused(f"--workdir={tmp_path / 'file'}")
@@ -98,6 +100,7 @@ def test_unfit_folders_are_refused(refused, tmp_path, pictures, flags, parts):
         assert part in message
 
 
+@pytest.mark.slow
 def test_the_command_exits_with_2_and_prints_no_traceback(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "experiments.degradation", f"--workdir={tmp_path / 'runs'}", "--sweep=weight_deacy=0,1"],

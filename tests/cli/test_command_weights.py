@@ -79,6 +79,7 @@ def softmax(logits):
 # predict
 
 
+@pytest.mark.slow
 def test_predictions_are_the_network_s_by_hand(run, lenet, tmp_path):
     root = pictures(tmp_path / "pictures", ["x"], 3)
     files = sorted((root / "x").iterdir())
@@ -139,6 +140,7 @@ def test_the_table_of_predictions(run, lenet, tmp_path):
     assert cells == [str(share.argmax()), f"{100 * share.max():.2f} %"]
 
 
+@pytest.mark.slow
 def test_weights_of_torchvision_and_timm(run, refused, toy, tmp_path):
     save_file(state_dict(), tmp_path / "toy.safetensors")
     (file,) = pictures(tmp_path / "pictures", ["x"], 1).rglob("*.png")
@@ -155,6 +157,7 @@ def test_weights_of_torchvision_and_timm(run, refused, toy, tmp_path):
     np.testing.assert_allclose([shares[index] for index in range(5)], softmax(np.asarray(logits)), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused(refused, lenet, animals, tmp_path):
     good = next(pictures(tmp_path / "pictures", ["x"], 1).rglob("*.png"))
     (tmp_path / "bad.png").write_text("no picture")
@@ -212,6 +215,7 @@ def test_a_folder_is_evaluated_by_the_names_of_its_classes(run, animals, tmp_pat
     assert whole["cross_entropy"] == pytest.approx(found["cross_entropy"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_an_embedded_dataset_goes_through_the_preprocessing(run, lenet):
     found = json.loads(run("evaluate", f"--weights={lenet}", "--data=digits", "--json"))
     dataset, saved = load(DataConfig("digits")), weights.restore(lenet)
@@ -365,6 +369,7 @@ def test_files_that_are_there_stay(run, refused, toy, animals, tmp_path):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("json_flag", [(), ("--json",)])
+@pytest.mark.slow
 def test_outputs_that_are_not_finite_are_refused_by_name(refused, tmp_path, bad, json_flag):
     variables = filled(models.create("mlp", **SMALL), COLOUR.image_shape)
     variables["params"]["head"]["bias"] = jnp.asarray([0.0, bad, 0.0])

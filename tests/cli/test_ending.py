@@ -21,6 +21,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.slow
 def test_where_nobody_reads_the_exit_code_is_that_of_a_broken_pipe(name):
     read, write = os.pipe()
     os.close(read)
@@ -79,6 +80,7 @@ STRANGE = ["[/b] [red]x", "with spaces", "line\nend", "n\xe4me \u2603", os.fsdec
 
 
 @pytest.mark.parametrize("name", STRANGE, ids=["brackets", "spaces", "newline", "letters", "bytes", "long"])
+@pytest.mark.slow
 def test_a_directory_of_any_name_is_read_and_told_on_a_terminal_of_ascii(name, tmp_path):
     """Of the commands that read; a sweep in such directories: ``benchmarks.faults --only=names``."""
     (tmp_path / name / "rows").mkdir(parents=True)

@@ -66,6 +66,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_the_numbers_of_a_folder_are_the_row_s(tmp_path, evaluated, name):
     sizes, fields = CASES[name]
     root = folder(tmp_path / "data", {"train": 20, "val": 7, "test": 10}, sizes)
@@ -78,6 +79,7 @@ def test_the_numbers_of_a_folder_are_the_row_s(tmp_path, evaluated, name):
         assert said == ""
 
 
+@pytest.mark.slow
 def test_the_numbers_of_a_part_of_a_folder_are_the_row_s(tmp_path, evaluated, refused):
     root = folder(tmp_path / "data", {".": 20}, SMALL_AND_LARGE)
     fields = {"image_size": 6, "valid_fraction": 0.3, "classes": (2, 0)}
@@ -91,6 +93,7 @@ def test_the_numbers_of_a_part_of_a_folder_are_the_row_s(tmp_path, evaluated, re
         assert f"has no {split} split: these are the images that training keeps for it" in said
 
 
+@pytest.mark.slow
 def test_the_numbers_of_shapes_are_the_row_s(tmp_path, evaluated):
     row, path = trained(tmp_path / "runs", name="shapes", image_size=12, channels=1, examples=80, difficulty=0.25)
     found, said = evaluated(f"--weights={path}", "--data=shapes", "--data.examples=80", "--data.difficulty=0.25")
@@ -100,6 +103,7 @@ def test_the_numbers_of_shapes_are_the_row_s(tmp_path, evaluated):
     assert said == ""
 
 
+@pytest.mark.slow
 def test_a_validation_folder_that_serves_as_the_test_split_is_not_read_as_training_pictures(
     tmp_path, evaluated, refused
 ):
@@ -114,6 +118,7 @@ def test_a_validation_folder_that_serves_as_the_test_split_is_not_read_as_traini
     assert alone["cross_entropy"] == pytest.approx(found["cross_entropy"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_every_kept_file_says_how_its_images_were_prepared(tmp_path):
     root = folder(tmp_path / "data", {".": 20}, [(6, 9)])
     _, path = trained(tmp_path / "runs", name=f"folder:{root}", permute_pixels=True)

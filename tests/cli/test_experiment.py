@@ -39,6 +39,7 @@ def table(directory):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_an_experiment_leaves_rows_table_verdict_report_and_figures(call, results, capsys):
     assert call() == 0
     assert {path.name for path in results.iterdir()} == {
@@ -64,6 +65,7 @@ def test_an_experiment_leaves_rows_table_verdict_report_and_figures(call, result
     assert printed.err == ""
 
 
+@pytest.mark.slow
 def test_a_second_call_only_reports(call, results, capsys, monkeypatch):
     assert call() == 0
     before, written = times(results), (results / "results.csv").read_bytes()
@@ -77,6 +79,7 @@ def test_a_second_call_only_reports(call, results, capsys, monkeypatch):
     assert (results / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_presets_do_not_stand_in_each_others_way(call, results, tmp_path):
     assert call() == 0
     before = times(results)
@@ -88,6 +91,7 @@ def test_presets_do_not_stand_in_each_others_way(call, results, tmp_path):
     assert times(results) == before
 
 
+@pytest.mark.slow
 def test_more_seeds_continue_and_other_numbers_are_refused(call, results, capsys):
     assert call() == 0
     before = times(results)
@@ -104,6 +108,7 @@ def test_more_seeds_continue_and_other_numbers_are_refused(call, results, capsys
     assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == written
 
 
+@pytest.mark.slow
 def test_flags_and_axes_reach_the_runs(call, results):
     assert call("--sweep=l2=0,0.5,0.7", "--sweep=label_noise=0.0,0.3", "--momentum=0.5", "--seeds=1") == 0
     rows = [json.loads(path.read_text()) for path in (results / "rows").iterdir()]
@@ -114,6 +119,7 @@ def test_flags_and_axes_reach_the_runs(call, results):
     assert {row["hyper"]["dropout"] for row in rows} == {0.1}
 
 
+@pytest.mark.slow
 def test_seeds_count_from_the_first(call, results):
     assert call("--seeds=1", "--first_seed=7") == 0
     assert [line["seed"] for line in table(results)] == ["7", "7"]
@@ -130,6 +136,7 @@ def test_claims_whose_axis_is_gone_are_not_judged(call, results, capsys):
     assert [path.name for path in (results / "figures").glob("*.svg")] == ["1_finals.svg"]
 
 
+@pytest.mark.slow
 def test_ambiguous_claims_are_not_judged(call, results, capsys):
     assert call("--sweep=label_smoothing=0,0.1", "--seeds=1") == 0
     assert "The claims will not be judged: Two runs of seed 0 match" in capsys.readouterr().err
@@ -137,6 +144,7 @@ def test_ambiguous_claims_are_not_judged(call, results, capsys):
     assert len(table(results)) == 4
 
 
+@pytest.mark.slow
 def test_runs_that_diverge_are_reported(call, results, capsys):
     assert call("--learning_rate=1e30") == 0
     assert {line["status"] for line in table(results)} == {"diverged"}
@@ -156,6 +164,7 @@ def test_the_plan_writes_nothing(call, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_help_needs_no_plan(call, tmp_path, capsys):
     for flag in ("--help", "-h"):
         assert call("--learning_rate=-1", flag) == 0
@@ -184,6 +193,7 @@ def test_calibration_is_printed_and_recorded(call, tmp_path, capsys, monkeypatch
 # Failing and stopping
 
 
+@pytest.mark.slow
 def test_a_failed_bundle_gives_1_and_the_same_command_repeats_it(call, results, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(bundles, "train", lambda *args, **options: (_ for _ in ()).throw(MemoryError("too much")))
@@ -207,6 +217,7 @@ def test_ctrl_c_before_or_after_the_runs(call, capsys, monkeypatch, name):
     assert capsys.readouterr().err == "tiny: stopped. The same command resumes.\n"
 
 
+@pytest.mark.slow
 def test_changed_data_stop_the_sweep(call, results, capsys, monkeypatch):
     assert call() == 0
     changed = json.loads((results / "manifest.json").read_text())
@@ -231,6 +242,7 @@ def on_one_core():
     os.sched_setaffinity(0, cores)
 
 
+@pytest.mark.slow
 def test_a_command_that_is_stopped_and_repeated_gives_the_uninterrupted_table(tmp_path, on_one_core):
     def start(directory, *argv):
         command = [sys.executable, "-m", "tests.fixtures.tiny", "--preset=quick", f"--workdir={tmp_path / directory}"]

@@ -234,6 +234,7 @@ def test_effects_and_what_would_decide_are_printed(only_tiny, write, call, capsy
 
 
 @pytest.mark.parametrize("width", [60, 100, 160])
+@pytest.mark.slow
 def test_a_terminal_is_filled_and_not_overrun(call, capsys, monkeypatch, width):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", str(width))
@@ -340,6 +341,7 @@ def test_the_plan_writes_nothing(tmp_path, only_tiny, call, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_run_once(tmp_path, only_tiny, call, capsys, monkeypatch):
     monkeypatch.setattr(tiny, "FIGURES", tiny.FIGURES[-1:])  # drawing takes longer than training
     assert call(*SMOKE) == 0

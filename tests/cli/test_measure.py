@@ -33,6 +33,7 @@ def experiment(tmp_path):
     return module
 
 
+@pytest.mark.slow
 def test_it_is_measured_once_for_each_version_of_the_experiment(experiment, tmp_path, capsys):
     argv = ["--preset=smoke", "--workers=0", f"--workdir={tmp_path / 'runs'}"]
     assert cli.main(experiment, argv) == 0

@@ -20,6 +20,7 @@ def contents(directory):
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_to_the_bit_and_its_sweep_stays_as_it_is(run, original, tmp_path):
     before = contents(original)
     name = next(iter(results.read(original).rows))
@@ -33,6 +34,7 @@ def test_a_run_is_repeated_to_the_bit_and_its_sweep_stays_as_it_is(run, original
     assert main(["rerun", str(original), name, f"--keep={tmp_path / 'again'}"]) == 2  # it is there already
 
 
+@pytest.mark.slow
 def test_other_bits_and_other_versions_are_said(capsys, unchecked, finished):
     name, row = next(iter(results.read(finished).rows.items()))
     metrics = {**row["metrics"], "test_loss": row["metrics"]["test_loss"] + 1}

@@ -36,6 +36,7 @@ def rows(directory):
     return [json.loads(path.read_text()) for path in sorted((directory / "rows").iterdir())]
 
 
+@pytest.mark.slow
 def test_the_source_is_trained_once_and_its_weights_are_where_the_runs_start(call, tmp_path, capsys):
     assert call() == 0
     assert "First the network that the runs start from" in capsys.readouterr().out
@@ -61,12 +62,14 @@ def test_a_plan_trains_nothing(call, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_flags_of_the_network_hold_for_the_source_too(call, tmp_path):
     assert call("--model.hidden=4") == 0
     manifest = json.loads((tmp_path / "tiny_transfer-source" / "manifest.json").read_text())
     assert ["hidden", [4]] in manifest["configuration"]["spec"]["model_fields"]
 
 
+@pytest.mark.slow
 def test_another_source_is_refused_and_nothing_is_written(call, module, tmp_path, capsys):
     assert call() == 0
     written = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
@@ -76,6 +79,7 @@ def test_another_source_is_refused_and_nothing_is_written(call, module, tmp_path
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == written
 
 
+@pytest.mark.slow
 def test_the_data_of_an_experiment_that_names_some(call, module, tmp_path):
     module.DATA = "shapes"
     assert call("--data.examples=64") == 0

@@ -73,6 +73,7 @@ def test_running_waiting_failed_and_diverged_runs(run, finished):
     assert told(run, finished)["running"] == 0
 
 
+@pytest.mark.slow
 def test_a_holder_that_was_killed_is_lost_at_once(run, finished):
     rows(finished)[0].rename(finished / "gone")
     name = (finished / "gone").read_text().split('"run_id": "')[1][:16]
@@ -137,6 +138,7 @@ def test_following_prints_changes_and_ends_with_the_sweep(capsys, unchecked, fin
     assert lines == ["2 of 4 done, 2 waiting", "3 of 4 done, 1 waiting", "4 of 4 done"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_following_with_130(finished):
     rows(finished)[0].unlink()
     command = [sys.executable, "-m", "cnnjax", "status", str(finished), "--follow"]

@@ -58,6 +58,7 @@ def outcomes(rows, measured):
     return {verdict.id: verdict.verdict for verdict in activations.verdict(rows, measured)}
 
 
+@pytest.mark.slow
 def test_effects_that_are_there_are_reproduced(measured):
     found = activations.verdict(fabricated(every(10, 40, None)), measured)
     assert {verdict.verdict for verdict in found} == {"reproduced"}

@@ -102,6 +102,7 @@ def test_all_conditions_are_one_program():
     assert all(set(assignment) == set(config.augment) for assignment in DIGITS)
 
 
+@pytest.mark.slow
 def test_each_row_of_the_gallery_changes_what_its_name_says():
     shown = [(name,) for name in augmentation.NAMES]
     found = augmentation.gallery_parameters(shown)

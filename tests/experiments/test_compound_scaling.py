@@ -32,6 +32,7 @@ def outcomes(rows, measured):
     return {verdict.id: verdict.verdict for verdict in experiment.verdict(rows, measured)}
 
 
+@pytest.mark.slow
 def test_effects_that_are_there_are_reproduced(measured):
     rows = fabricated({"base": 0.5, "deep": 0.4, "wide": 0.4, "fine": 0.4, "compound": 0.3})
     assert set(outcomes(rows, measured).values()) == {"reproduced"}

@@ -84,6 +84,7 @@ def test_a_run_without_dropout_is_made_once():
     assert sorted(point["model.norm"] for point in points) == ["batch", "none"]
 
 
+@pytest.mark.slow
 def test_the_identities_hold():
     found = outcomes(made({"none": 0.0, "batch": 0.0}), dropout.measure("smoke", DataConfig()))
     assert found["expectation-kept"] == found["off-at-test"] == "reproduced"

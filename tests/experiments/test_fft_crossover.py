@@ -58,6 +58,7 @@ def test_another_result_is_refuted():
 
 
 @pytest.mark.parametrize("side", [2, 9])
+@pytest.mark.slow
 def test_all_ways_agree(side):
     found = fft_crossover.deviations(side)
     assert set(found) == {"patches", "matrix", "Fourier", "ops.conv"}

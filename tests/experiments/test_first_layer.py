@@ -62,6 +62,7 @@ def test_a_diverged_run_leaves_its_seed_out():
     assert {verdict.n for verdict in first_layer.verdict(rows)} == {7}
 
 
+@pytest.mark.slow
 def test_before_training_the_filters_are_those_that_the_seed_draws():
     data = DataConfig("shapes")
     spec, hyper = first_layer.spec("smoke", data), first_layer.hyper("smoke", data)

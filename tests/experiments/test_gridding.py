@@ -32,6 +32,7 @@ def measured():
         ((0.6, 0.4, 0.1), (0.6, 0.4, 0.1), 0.2, "inconclusive"),
     ],
 )
+@pytest.mark.slow
 def test_rule(gridded, mixed, noise, expected, measured):
     found = fabricated.outcomes(gridding, rows(gridded, mixed, noise), measured)
     assert {found[name] for name in fabricated.trained(gridding)} == {expected}

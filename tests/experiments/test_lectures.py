@@ -77,6 +77,7 @@ def test_notes_say_one_of_two_things(rows):
     assert [each.row for each in rows if not known.fullmatch(each.note)] == []
 
 
+@pytest.mark.slow
 def test_every_place_resolves(rows):
     failures = []
     for each in rows:

@@ -35,6 +35,7 @@ def measured():
         (0.030, 0.031, 0.050, "inconclusive"),
     ],
 )
+@pytest.mark.slow
 def test_rule(without, with_lrn, noise, expected, measured):
     found = {verdict.id: verdict.verdict for verdict in lrn.verdict(fabricated(without, with_lrn, noise), measured)}
     assert found["does-not-help-much"] == expected

@@ -122,6 +122,7 @@ def measured():
     return normalization.measure("quick", DataConfig())
 
 
+@pytest.mark.slow
 def test_the_layers_are_invariant_and_put_out_unit_variance(measured):
     found = outcomes(fabricated(), measured)
     assert (found["invariant-output"], found["unit-interface"]) == ("reproduced", "reproduced")

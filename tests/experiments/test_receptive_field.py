@@ -31,6 +31,7 @@ RUNS = ("dilation-widens-the-effective-field", "dilation-beats-depth", "training
     ("fields", "noise", "expected"),
     [((5, 12, 7, 6), 0.2, "reproduced"), ((5, 4, 5, 6), 0.2, "refuted"), ((5, 5, 5, 5), 3.0, "inconclusive")],
 )
+@pytest.mark.slow
 def test_rule(fields, noise, expected, measured):
     found = fabricated.outcomes(receptive_field, rows(*fields, noise=noise), measured)
     assert [found[name] for name in RUNS] == [expected] * 3
@@ -57,6 +58,7 @@ def test_sizes_by_hand():
     }
 
 
+@pytest.mark.slow
 def test_the_effective_field_of_random_nets_is_smaller_than_the_field():
     (field,) = receptive_field.random_fields(4, 8, 1)
     assert 3 < field < 9

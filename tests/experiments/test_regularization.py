@@ -84,6 +84,7 @@ def test_the_grid_pairs_every_penalty_with_decay_of_its_strength():
         assert decays == pytest.approx([20 * c for c in penalties])  # 2 c / (1 - 0.9)
 
 
+@pytest.mark.slow
 def test_the_identities_hold_for_what_they_are_said_of_and_for_nothing_else():
     assert regularization.descent_differences((0.1,))[0.1] <= 1e-5
     assert regularization.descent_differences((0.1,), ratio=1.0)[0.1] > 1e-3

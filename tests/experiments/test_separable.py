@@ -83,6 +83,7 @@ def test_another_count_refutes_the_exact_claims(counted):
     assert found["lecture-example"] == found["cost-ratio"] == "refuted"
 
 
+@pytest.mark.slow
 def test_the_wide_net_costs_about_as_much_as_the_full_one():
     from cnnjax import models
     from cnnjax.analysis import multiply_adds

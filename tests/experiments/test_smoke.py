@@ -80,6 +80,7 @@ def test_smoke(name, tmp_path, capsys):
 
 @pytest.mark.parametrize("data", ["digits", "folder"])
 @pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.slow
 def test_the_other_presets_plan_on_embedded_and_on_own_data(name, data, folder):
     module = EXPERIMENTS[name]
     config = folder if data == "folder" else DataConfig()

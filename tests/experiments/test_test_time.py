@@ -42,6 +42,7 @@ def outcomes(made):
     return {verdict.id: verdict for verdict in experiment.verdict(made, measured)}
 
 
+@pytest.mark.slow
 def test_effects_that_are_there_are_reproduced():
     found = outcomes(rows(nets(32)))
     assert {verdict.verdict for verdict in found.values()} == {"reproduced"}
@@ -49,6 +50,7 @@ def test_effects_that_are_there_are_reproduced():
     assert found["views-beat-the-centre"].n == 32
 
 
+@pytest.mark.slow
 def test_nets_that_all_err_alike_gain_nothing():
     alike = nets(1, own=0.0, shared=1.0) * 32
     found = outcomes(rows(alike, gain=0.0))
@@ -57,6 +59,7 @@ def test_nets_that_all_err_alike_gain_nothing():
     assert found["views-beat-the-centre"].verdict == "inconclusive"
 
 
+@pytest.mark.slow
 def test_a_vote_that_makes_things_worse_is_refuted():
     """One confident wrong net in each pair overrules the right one."""
     right, wrong = 0.6 * np.eye(CLASSES)[LABELS] + 0.1, 0.96 * np.eye(CLASSES)[(LABELS + 1) % CLASSES] + 0.01
@@ -72,6 +75,7 @@ def test_a_vote_that_makes_things_worse_is_refuted():
     assert found["views-beat-the-centre"].verdict == "refuted"
 
 
+@pytest.mark.slow
 def test_diverged_runs_are_in_no_ensemble():
     made = rows(nets(9))
     for row in made:

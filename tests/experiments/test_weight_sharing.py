@@ -78,6 +78,7 @@ def test_a_diverged_run_counts_with_the_error_of_chance():
     assert claim.effect == pytest.approx(-PRESENT["dense"], abs=0.005)
 
 
+@pytest.mark.slow
 def test_exact_identities_hold_and_broken_ones_are_refuted():
     measured = weight_sharing.measure("quick", DataConfig())
     exact = {claim.id for claim in weight_sharing.CLAIMS if claim.test == claims.EXACT}

@@ -40,6 +40,7 @@ def test_a_deck_has_the_rows_that_cite_it(deck):
 
 
 @pytest.mark.parametrize("number", NUMBERS, ids=identities())
+@pytest.mark.slow
 def test_worked_number(number):
     found = outcome(number)
     assert same(found.computed, number.right), f"{show(found.computed)} is not {show(number.right)}"

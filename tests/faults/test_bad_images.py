@@ -38,6 +38,7 @@ def sweep(folder, directory, **fields):
     return run(spec, seeds=[0, 1], directory=directory, execution=Execution(driver=Driver("scan", 1)))
 
 
+@pytest.mark.slow
 def test_skipped_images_are_counted_and_listed_and_change_no_row_of_the_others(folder, tmp_path, caplog):
     expected = sweep(folder, None)
     (folder / "cats" / "empty.png").write_bytes(b"")
@@ -55,6 +56,7 @@ def test_skipped_images_are_counted_and_listed_and_change_no_row_of_the_others(f
     assert "2 images of folder:" in caplog.text
 
 
+@pytest.mark.slow
 def test_runs_of_data_without_bad_images_have_the_names_that_they_had(folder):
     stopping, skipping = (sweep(folder, None, on_bad_image=choice)[0] for choice in ("stop", "skip"))
     assert "on_bad_image" not in stopping["spec"]["data"]
@@ -83,6 +85,7 @@ def exchange(one, other):
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+@pytest.mark.slow
 def test_files_exchanged_with_size_and_time_kept_are_noticed(folder, tmp_path):
     one, other = folder / "cats" / "07.png", folder / "dogs" / "08.png"
     times = [path.stat().st_mtime_ns for path in (one, other)]

@@ -29,6 +29,7 @@ def sweep(directory, factor, seeds, mix=False):
     return run(spec, NOTHING, range(seeds), directory=directory, execution=execution)
 
 
+@pytest.mark.slow
 def test_code_that_changes_is_refused_or_marked(tmp_path, caplog):
     (first,) = sweep(tmp_path, 1.0, 1)
     manifest = (tmp_path / "manifest.json").read_bytes()

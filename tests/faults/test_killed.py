@@ -8,6 +8,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from benchmarks.faults import storm
 from benchmarks.faults.finding import Place
 from benchmarks.faults.killed import newest_checkpoint
@@ -28,6 +30,7 @@ FLAGS = (
 LIMIT = 120.0
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_and_interrupted_is_the_one_left_in_peace(tmp_path):
     place = Place(tmp_path, Path(os.environ["CNNJAX_CACHE"]), quick=True)
     flags = (*FLAGS, "--checkpoint_seconds=0")

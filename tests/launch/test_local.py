@@ -3,9 +3,12 @@
 import signal
 import sys
 
+import pytest
+
 from tests.launch.conftest import TABLE, children, until
 
 
+@pytest.mark.slow
 def test_three_tasks_and_one_that_is_killed_once(launch):
     launch.start("--cluster=local", "--tasks=3", "--setup=export GREETING=hello", more=("--kill=4",))
     assert launch.wait() == 0, launch.said()
@@ -15,6 +18,7 @@ def test_three_tasks_and_one_that_is_killed_once(launch):
     assert not children(str(launch.results))
 
 
+@pytest.mark.slow
 def test_what_fails_by_itself_is_not_tried_again_and_accidents_not_for_ever(launch):
     script = "test $CNNJAX_SHARD = 0/2 && { echo oh; exit 3; }; kill -9 $$"
     launch.start("--cluster=local", "--tasks=2", "--retries=1", command=("bash", "-c", script))
@@ -27,6 +31,7 @@ def test_what_fails_by_itself_is_not_tried_again_and_accidents_not_for_ever(laun
     assert "oh" in launch.printed()
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_states_and_the_same_launch_continues(launch):
     launch.start("--cluster=local", "--tasks=2", more=("--pause=30",))
     until(lambda: len(list(launch.results.glob("began_*"))) == 2, "both tasks began")
@@ -40,6 +45,7 @@ def test_ctrl_c_saves_states_and_the_same_launch_continues(launch):
     assert launch.table() == TABLE
 
 
+@pytest.mark.slow
 def test_an_experiment_is_shared_and_reported(launch):
     tiny = (sys.executable, "-m", "tests.fixtures.tiny", "--preset=smoke", f"--workdir={launch.results}")
     launch.start("--cluster=local", "--tasks=2", "--no_check", command=(*tiny, "--workers=0"))
@@ -48,6 +54,7 @@ def test_an_experiment_is_shared_and_reported(launch):
     assert (launch.results / "tiny" / "verdict.json").exists()
 
 
+@pytest.mark.slow
 def test_tasks_do_not_outlive_the_launcher(launch):
     launch.start("--cluster=local", "--tasks=2", more=("--pause=300",))
     until(lambda: len(list(launch.results.glob("began_*"))) == 2, "both tasks began")

@@ -36,6 +36,7 @@ def enforced() -> bool:
     return bool(re.search(r"^TaskPlugin .*task/cgroup", shown.stdout, re.MULTILINE))
 
 
+@pytest.mark.slow
 def test_a_preempted_task_is_queued_again_and_a_killed_one_is_submitted_again(launch, enforced):
     accident = "--memory=1" if enforced else "--kill=1"
     launch.start("--cluster=slurm", "--tasks=2", "--time=10", "--memory=0.25", more=("--pause=0.5", accident))
@@ -51,6 +52,7 @@ def test_a_preempted_task_is_queued_again_and_a_killed_one_is_submitted_again(la
     assert "task 0:" not in launch.said()  # the launcher has nothing to mend there
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_the_jobs_and_cancel_on_interrupt_ends_them(launch):
     launch.start("--cluster=slurm", "--tasks=2", "--cancel_on_interrupt", "--memory=0.1", more=("--pause=60",))
     job = job_of(launch)
@@ -70,6 +72,7 @@ def test_ctrl_c_leaves_the_jobs_and_cancel_on_interrupt_ends_them(launch):
     signal_job("scancel", job)
 
 
+@pytest.mark.slow
 def test_a_job_that_somebody_cancels_is_not_submitted_again(launch):
     launch.start("--cluster=slurm", "--tasks=1", "--memory=0.1", more=("--pause=60",))
     job = job_of(launch)
@@ -93,6 +96,7 @@ def test_detach_returns_at_once(launch):
     ("flag", "message"),
     [("--partition=nowhere", "nvalid partition"), ("--cpus=4000", "not available"), ("--slurm=bogus=1", "bogus")],
 )
+@pytest.mark.slow
 def test_what_slurm_would_refuse_is_not_submitted(launch, flag, message):
     launch.start("--cluster=slurm", "--tasks=2", flag)
     assert launch.wait(120) == 2

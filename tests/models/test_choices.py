@@ -36,6 +36,7 @@ def traced(model):
 
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=[network.__name__ for network in NETWORKS])
+@pytest.mark.slow
 def test_every_network_takes_a_number_of_groups_and_says_which_it_could_have(network):
     groups = set()
 
@@ -83,6 +84,7 @@ def test_fields_that_came_later_leave_the_names_of_runs_as_they_were():
 
 
 @pytest.mark.parametrize("network", HEADED.values(), ids=[network.__name__ for network in HEADED])
+@pytest.mark.slow
 def test_without_classes_the_network_ends_with_its_features(network):
     """Arrays, stages and endpoints are those of the whole network but for the head's."""
     size = getattr(network, "min_size", 1)

@@ -42,6 +42,7 @@ def test_shapes_are_those_of_the_papers_tables():
 
 
 @pytest.mark.parametrize("number", [0, 2])  # the larger ones take seconds to trace
+@pytest.mark.slow
 def test_multiply_adds_are_torchvisions(number):
     size = 288 if number == 2 else SIZES[number]
     count = multiply_adds(models.create(f"efficientnet_b{number}"), (size, size, 3))

@@ -14,6 +14,7 @@ SHAPE = (8, 12, 2)
 @pytest.mark.parametrize(
     ("upsampling", "kernel"), [("transposed", 3), ("transposed", 4), ("nearest", 3), ("bilinear", 5)]
 )
+@pytest.mark.slow
 def test_shapes_parameters_and_gradients(upsampling, kernel):
     model = EncoderDecoder(width=3, upsampling=upsampling, upsampling_kernel=kernel)
     output, endpoints = shapes(model, SHAPE)
@@ -50,6 +51,7 @@ def test_sides_that_do_not_divide():
         jax.eval_shape(EncoderDecoder().init, jax.random.key(0), jnp.zeros((1, 8, 10, 1)))
 
 
+@pytest.mark.slow
 def test_resizing_leaves_no_checkerboard_of_one_colour_and_a_kernel_of_three_does():
     def alternating(**fields):
         model = EncoderDecoder(width=4, stages=1, norm="none", **fields)

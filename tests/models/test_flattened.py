@@ -105,6 +105,7 @@ def test_biases_start_where_told_but_the_heads():
         ((), True, {"logits"}),
     ],
 )
+@pytest.mark.slow
 def test_what_dropout_changes(dense, drop_inputs, dropped):
     """In training, whatever comes after the first dropped units; the map of logits never."""
     model, x = Net(dense, drop_inputs=drop_inputs), images(2, (2, 2, 6))

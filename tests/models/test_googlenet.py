@@ -57,6 +57,7 @@ def published(name, **fields):
 @pytest.mark.parametrize(
     ("name", "without", "count"), [("googlenet", 6_998_552, 13_378_280), ("googlenet_bn", 6_624_904, 13_004_888)]
 )
+@pytest.mark.slow
 def test_parameter_counts(name, without, count):
     params = published(name, auxiliary=True)[1]["params"]
     assert tree.count(params) == count
@@ -64,6 +65,7 @@ def test_parameter_counts(name, without, count):
 
 
 @pytest.mark.parametrize("reduction", [True, False])
+@pytest.mark.slow
 def test_parameters_and_multiply_adds_follow_from_the_table(reduction):
     kernels, biases = block_sizes(reduction)
     stem = {112: 49 * 3 * 64, 56: 64 * 64 + 9 * 64 * 192}
@@ -122,6 +124,7 @@ def test_shapes_are_those_of_the_papers_table(name):
         ("googlenet_bn", {"stem": "small", "blocks": ("4a", "5b")}, 1),
     ],
 )
+@pytest.mark.slow
 def test_the_smallest_image(name, fields, smallest):
     model = models.create(name, **fields)
     assert model.min_size == smallest
@@ -197,6 +200,7 @@ def test_evaluation_draws_nothing_and_half_precision_is_finite():
     assert np.all(np.isfinite(np.asarray(half_ends["auxiliary2"], np.float32)))
 
 
+@pytest.mark.slow
 def test_auxiliary_heads_drop_units_and_leave_the_logits_alone():
     model, shape = small("googlenet_bn", **TWO, activation="elu")
     variables, x = filled(model, shape), images(3, shape)

@@ -50,6 +50,7 @@ TINY = {
         ("resnet110_cifar", {"shortcut": "B"}, 1_727_962 + 2_752),
     ],
 )
+@pytest.mark.slow
 def test_parameter_counts(name, fields, count):
     assert models.count_parameters(name, **fields) == count
 
@@ -76,6 +77,7 @@ def test_every_depth_is_a_variant():
         ("resnet110_cifar", (32, 32, 3), 252.89),
     ],
 )
+@pytest.mark.slow
 def test_multiply_adds(name, shape, millions):
     assert multiply_adds(models.create(name), shape) == pytest.approx(millions * 1e6, rel=2e-3)
 
@@ -110,12 +112,14 @@ def test_plain_is_residual_less_the_projections_and_option_a_is_plain():
     assert len(residual) == len(plain) + 3 * 5
 
 
+@pytest.mark.slow
 def test_where_the_stride_is_changes_no_parameter():
     ours, theirs = (models.create("resnet50", stride_in=place) for place in ("3x3", "1x1"))
     assert names_and_shapes(ours) == names_and_shapes(theirs)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "plain18", "resnet8_cifar", "plain1202_cifar"])
+@pytest.mark.slow
 def test_every_parameter_is_used(name):  # one of each kind
     assert unused(models.create(name), (32, 32, 3)) == []
 
@@ -130,6 +134,7 @@ def test_every_parameter_has_a_gradient(name):
 
 
 @pytest.mark.parametrize("name", ["grouped", "large images"])
+@pytest.mark.slow
 def test_evaluation_draws_nothing_and_takes_one_image(name):
     model, shape = TINY[name]()
     variables, x = filled(model, shape), images(3, shape)
@@ -183,6 +188,7 @@ def cifar_block(model, stage, strides):
         (CifarResNet(depth=20, width=4, shortcut="B"), (3, 3, 3), cifar_block),
     ],
 )
+@pytest.mark.slow
 def test_scanned_blocks_are_the_same_blocks_one_after_the_other(model, stages, make):
     shape = (6, 6, 3)
     variables, x = filled(model, shape), images(2, shape)
@@ -214,6 +220,7 @@ def test_scanned_blocks_are_the_same_blocks_one_after_the_other(model, stages, m
         (CifarResNet(depth=20, width=4, shortcut="B"), (4, 4, 3)),
     ],
 )
+@pytest.mark.slow
 def test_stack_is_the_inverse_of_unstack(model, shape, library):
     for collection in filled(model, shape).values():
         arrays = jax.tree.map(library.asarray, collection)

@@ -29,12 +29,14 @@ def published():
     return model, variables, outputs
 
 
+@pytest.mark.slow
 def test_parameter_counts():
     params = published()[1]["params"]
     assert tree.count(params) == 27_161_264
     assert tree.count({key: value for key, value in params.items() if key != "auxiliary1"}) == 23_834_568
 
 
+@pytest.mark.slow
 def test_multiply_adds_are_torchvisions():
     assert analysis.multiply_adds(published()[0], (299, 299, 3)) == pytest.approx(5.713e9, rel=0.01)
 
@@ -91,6 +93,7 @@ def two_blocks(monkeypatch):
     monkeypatch.setattr(inception, "BLOCKS", {name: BLOCKS[name] for name in ("6e", "7c")})
 
 
+@pytest.mark.slow
 def test_every_parameter_has_a_gradient(two_blocks):
     model, shape = small(auxiliary=True, activation="elu")
     found = without_gradient(model, shape)
@@ -98,6 +101,7 @@ def test_every_parameter_has_a_gradient(two_blocks):
     assert len(found) == 2 * 3 + 2
 
 
+@pytest.mark.slow
 def test_evaluation_and_training(two_blocks):
     model, shape = small(auxiliary=True, activation="elu")
     variables, x = filled(model, shape), jnp.asarray(images(2, shape))

@@ -44,6 +44,7 @@ TINY = {
         ("mobilenet_v2", {}, 300.8),
     ],
 )
+@pytest.mark.slow
 def test_multiply_adds_are_the_papers(name, fields, millions):
     assert multiply_adds(models.create(name, **fields), SHAPE) == pytest.approx(millions * 1e6, rel=0.01)
 
@@ -85,6 +86,7 @@ def test_shapes_are_those_of_the_papers_tables(name, expected):
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2"])
+@pytest.mark.slow
 def test_every_parameter_is_used(name):
     assert unused(models.create(name), (32, 32, 3)) == []
 
@@ -105,6 +107,7 @@ def test_rounding_never_takes_more_than_a_tenth():
 
 
 @pytest.mark.parametrize("name", TINY)
+@pytest.mark.slow
 def test_every_parameter_has_a_gradient(name):
     assert without_gradient(*TINY[name]()) == []
 
@@ -116,6 +119,7 @@ def test_evaluation_draws_nothing(name):
 
 
 @pytest.mark.parametrize("name", ["v1", "v2"])
+@pytest.mark.slow
 def test_half_precision_is_near_single_for_one_image(name):
     model, shape = TINY[name]()
     half, variables, x = model.clone(dtype=jnp.bfloat16), filled(model, shape), images(1, shape)

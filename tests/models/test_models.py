@@ -105,6 +105,7 @@ def test_every_parameter_has_a_gradient_and_evaluation_draws_nothing(name):
 
 
 @pytest.mark.parametrize("name", ["mlp", "lenet5 same", "lenet5_classic", "vgg", "projection"])
+@pytest.mark.slow
 def test_half_precision_is_finite_with_parameters_in_single(name):
     model, shape = SMALL[name]()
     half, variables, x = model.clone(dtype=jnp.bfloat16), filled(model, shape), images(2, shape)
@@ -115,6 +116,7 @@ def test_half_precision_is_finite_with_parameters_in_single(name):
 
 
 @pytest.mark.parametrize("name", ["connectivity_local", "vgg blur"])
+@pytest.mark.slow
 def test_networks_side_by_side_have_the_gradients_of_each_alone(name):
     model, shape = SMALL[name]()
     ours = filled(model, shape)["params"]
@@ -148,6 +150,7 @@ def test_shared_fields_have_one_type():
 @pytest.mark.parametrize(
     "name", ["mlp", "lenet5 same", "vgg", "projection", "connectivity_dense", "connectivity_local"]
 )
+@pytest.mark.slow
 def test_all_kernels_are_initialised_as_asked(name, monkeypatch):
     monkeypatch.setitem(INITIALIZERS, "gaussian", jax.nn.initializers.constant(7.0))
     model, shape = SMALL[name]()
@@ -171,6 +174,7 @@ def test_an_activation_and_a_head_activation_are_applied_where_they_are_named():
 
 
 @pytest.mark.parametrize("name", ["lenet5 same", "vgg", "none"])
+@pytest.mark.slow
 def test_dropout_everywhere_acts_on_the_convolutions_too(name):
     model, shape = SMALL[name]()
     variables, x = filled(model, shape), jnp.asarray(images(2, shape))

@@ -127,11 +127,13 @@ def test_darker_and_brighter_pixels_change_places_with_the_sign():
     assert np.abs(compute(swapped, x) - compute(variables["params"], x)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_every_parameter_counts():
     assert unused(models.create(NAME), (16, 16, 1)) == []
     assert without_gradient(*tiny()) == []
 
 
+@pytest.mark.slow
 def test_evaluation():
     *_, logits, endpoints = check_evaluation(*tiny())
     np.testing.assert_allclose(endpoints["logits_map"].mean((1, 2)), logits, rtol=1e-4, atol=1e-5)

@@ -42,11 +42,13 @@ def test_shapes_by_stage(size, sides):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_parameter_counts():
     assert unused(models.create(NAME), (32, 32, 3)) == []
     assert without_gradient(*tiny(head_activation="identity")) == []
 
 
+@pytest.mark.slow
 def test_evaluation():
     *_, logits, endpoints = check_evaluation(*tiny(norm="batch"))
     np.testing.assert_allclose(endpoints["logits_map"].mean((1, 2)), logits, rtol=1e-4, atol=1e-5)

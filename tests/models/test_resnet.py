@@ -46,6 +46,7 @@ def test_shapes_of_logits_and_endpoints():
 # The twins
 
 
+@pytest.mark.slow
 def test_plain_and_residual_twins_start_from_equal_parameters():
     plain, shape = small(20, "none")
     residual, _ = small(20)

@@ -108,6 +108,7 @@ def test_every_parameter_is_used(name):
 
 
 @pytest.mark.parametrize(("name", "fields"), [("vgg11_bn", {}), ("vgg16_1x1", {"pointwise_from": 2, "dense": ()})])
+@pytest.mark.slow
 def test_every_parameter_has_a_gradient(name, fields):
     assert without_gradient(*tiny(name, activation="elu", **fields)) == []
 

@@ -22,6 +22,7 @@ DEFINITIONS = {
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.slow
 def test_an_activation_is_what_it_is_called(name):
     x = np.array([-3.0, -0.5, 0.0, 0.7, 2.0, 6.5], np.float32)
     expected = [DEFINITIONS[name](float(value)) for value in x]

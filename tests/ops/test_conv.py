@@ -78,11 +78,13 @@ def assert_close(actual, expected):
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.slow
 def test_output_and_both_gradients_equal_the_definition(case, form):
     images, kernel, grad = arrays(case)
     assert_close(jax.jit(passes(case))(images, kernel, grad), correlate(images, kernel, case, grad))
 
 
+@pytest.mark.slow
 def test_vmap_over_any_of_the_arguments_equals_one_after_the_other(form):
     case, lanes = CASES["everything at once"], 3
     single = arrays(case)
@@ -137,6 +139,7 @@ def test_small_images_take_the_matrix():
 
 
 @pytest.mark.parametrize(("side", "fourier"), [(31, True), (29, False)])
+@pytest.mark.slow
 def test_large_kernels_take_fourier_transforms(side, fourier):
     draw = np.random.default_rng(0).standard_normal
     images, kernel = (jnp.asarray(draw(shape), jnp.float32) for shape in ((1, 32, 30, 9), (side, side, 9, 2)))

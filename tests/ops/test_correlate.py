@@ -91,6 +91,7 @@ def whole_numbers(shape):
 
 @settings(max_examples=30)
 @given(st.sampled_from(sorted(CASES)), st.data())
+@pytest.mark.slow
 def test_all_forms_and_their_gradients_equal_the_definition(name, data):  # S0:213-215; S3:295-300
     case = CASES[name]
     signals, kernel, grad = (data.draw(whole_numbers(shape)) for shape in case.shapes())

@@ -76,6 +76,7 @@ def assert_close(actual, expected):
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.slow
 def test_output_and_both_gradients_equal_xlas(case):
     single = [a[0] for a in arrays(case)]
     actual, expected = jit(lambda *args: [passes(form, case)(*args) for form in (ours, xla)])(*single)
@@ -92,6 +93,7 @@ def test_a_depthwise_kernels_gradient_is_the_sum_of_its_parts(part, monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["depthwise, everything at once", "groups joined into blocks"])
+@pytest.mark.slow
 def test_vmap_over_images_or_kernels_equals_one_after_the_other(name):
     case, lanes = CASES[name], 2
     stacked = arrays(case, lanes)

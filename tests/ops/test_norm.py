@@ -60,6 +60,7 @@ def test_mean_zero_variance_one_whatever_the_input(results, name):  # S3:617-622
     np.testing.assert_allclose(rescaled, plain, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_one_axis_or_three_and_the_type_stay():
     x = jnp.asarray(X.reshape(3, 8, 6))
     np.testing.assert_allclose(norm.instance_norm(x), norm.instance_norm(jnp.asarray(X)).reshape(3, 8, 6), atol=1e-6)
@@ -78,6 +79,7 @@ def test_groups_must_divide_the_channels():
 
 @pytest.mark.parametrize("mean", [0, 1, 100, 1000, 10_000])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.slow
 def test_a_large_mean_costs_no_more_than_the_inputs_own_digits(mean, dtype):
     spread = 1 if dtype == jnp.float32 else max(1, mean // 100)  # of less, bfloat16 holds nothing beside the mean
     x = jnp.asarray(mean + spread * np.random.default_rng(3).standard_normal((2, 8, 8, 6)), dtype)

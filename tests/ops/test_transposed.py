@@ -101,6 +101,7 @@ def whole_numbers(shape):
 
 @settings(max_examples=25)
 @given(st.sampled_from(sorted(CASES)), st.data())
+@pytest.mark.slow
 def test_gathering_is_stamping_is_the_definition(name, data):  # S0:597-657; S3:848-869
     case = CASES[name]
     images, kernel = (data.draw(whole_numbers(shape)) for shape in case.shapes())

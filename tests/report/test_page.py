@@ -41,6 +41,7 @@ def read(directory, arguments):
     return text, Page(text)
 
 
+@pytest.mark.slow
 def test_the_page_and_its_files_are_written(arguments, tmp_path):
     path = page.write(tmp_path, **arguments)
     written = sorted(str(file.relative_to(path.parent)) for file in path.parent.rglob("*") if file.is_file())
@@ -99,6 +100,7 @@ def test_the_introduction_keeps_paragraphs_and_code(arguments, tmp_path):
 
 
 @pytest.mark.parametrize("repeated", [False, True])
+@pytest.mark.slow
 def test_how_it_was_run_counts_a_program_once_per_worker(arguments, tmp_path, repeated):
     """Whether one run of a program carries the seconds of its compilation or all do."""
     for row in arguments["rows"]:
@@ -168,6 +170,7 @@ def test_hostile_strings_are_escaped(arguments, make_row, tmp_path):
     assert set(image) == {"alt", "src"}
 
 
+@pytest.mark.slow
 def test_two_writes_are_identical_to_the_byte(arguments, tmp_path):
     paths = [tmp_path / name for name in ("a", "b")]
     for path in paths:

@@ -32,6 +32,7 @@ def fail_for(monkeypatch, chosen, error):
 
 
 @pytest.mark.parametrize("driver", ["in_process", "on_devices"])
+@pytest.mark.slow
 def test_here_too_the_others_are_finished_first(driver, jobs, settings, monkeypatch, tmp_path):
     made = jobs(product(l2=[0.0, 0.1, 0.2]), [0, 1])
     fail_for(monkeypatch, made[0], FloatingPointError("no such bundle"))
@@ -46,6 +47,7 @@ def test_here_too_the_others_are_finished_first(driver, jobs, settings, monkeypa
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("driver", ["in_process", "on_devices"])
+@pytest.mark.slow
 def test_a_signal_stops_after_the_chunk_and_the_rest_can_be_resumed(
     driver, which, jobs, settings, rows_of, timeless, tmp_path
 ):
@@ -138,6 +140,7 @@ print(json.dumps({"devices": len(devices), "places": places, "workers": sorted({
 """
 
 
+@pytest.mark.slow
 def test_two_devices_share_the_bundles_and_give_the_bits_of_one(tmp_path):
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(

@@ -88,6 +88,7 @@ def finish(processes):
     return [json.loads(line) for line in said[0][0].splitlines() if line.startswith(('["', "[{"))], said[0][1]
 
 
+@pytest.mark.slow
 def test_two_processes_one_of_which_is_killed_and_the_bits_of_one_process(timeless, tmp_path):
     processes = start(tmp_path / "two", 2)
     watchdog = threading.Timer(LIMIT, lambda: [process.kill() for process in processes])

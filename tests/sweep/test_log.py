@@ -97,6 +97,7 @@ print("alive")
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_lines_and_no_run(tmp_path):
     done = subprocess.run([sys.executable, "-c", FULL, tmp_path], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "alive\n")

@@ -28,6 +28,7 @@ def remove(directory, elsewhere):
 
 @pytest.mark.parametrize("spoil", [move, exchange, remove])
 @pytest.mark.parametrize("when", ["in training", "between bundles"])
+@pytest.mark.slow
 def test_a_directory_that_is_gone_stops_the_sweep_and_is_not_made_again(
     spoil, when, jobs, settings, rows_of, timeless, tmp_path
 ):

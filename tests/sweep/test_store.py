@@ -91,6 +91,7 @@ def test_rows_may_be_read_by_others(store):
     assert modes == {"manifest.json": 0o644, f"{run('a')}.json": 0o644}
 
 
+@pytest.mark.slow
 def test_eight_writers_of_the_same_rows_leave_each_once_and_whole(store):
     start, errors = threading.Barrier(8), []
 

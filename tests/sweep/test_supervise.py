@@ -34,6 +34,7 @@ def two_workers(long_jobs, jobs, settings, tmp_path_factory):
     return Store(directory), str(error.value), news
 
 
+@pytest.mark.slow
 def test_a_bundle_that_fails_is_reported_after_the_others_were_finished(two_workers, long_jobs, rows_of):
     store, error, _ = two_workers
     assert error.startswith("1 of 4 bundles failed; the first (")
@@ -53,6 +54,7 @@ def test_workers_tell_their_progress(two_workers, long_jobs):
         assert len({each.worker for each in news if each.bundle == job.bundle}) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_no_bit_changes(two_workers, long_jobs, settings, rows_of, timeless, tmp_path):
     news = []
 
@@ -93,6 +95,7 @@ class Watch:
             os.kill(child.pid, self.which)
 
 
+@pytest.mark.slow
 def test_a_bundle_that_takes_two_workers_with_it_has_failed_and_says_how(long_jobs, settings, tmp_path):
     watch = Watch(signal.SIGKILL, 2)
     with pytest.raises(
@@ -107,6 +110,7 @@ def test_a_bundle_that_takes_two_workers_with_it_has_failed_and_says_how(long_jo
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.slow
 def test_limits_of_memory_and_time_are_hard_and_named(long_jobs, jobs, settings, tmp_path):
     with pytest.raises(RuntimeError, match=r"killed for memory: it used \d+ MiB of the 50 allowed"):
         in_workers(long_jobs[:1], settings(tmp_path / "memory", memory_limit=50), lambda news: None, 1)
@@ -119,6 +123,7 @@ def test_limits_of_memory_and_time_are_hard_and_named(long_jobs, jobs, settings,
         assert "killed" in reasons.pop()
 
 
+@pytest.mark.slow
 def test_a_frozen_worker_is_replaced_and_no_bit_changes(two_workers, long_jobs, settings, rows_of, timeless, tmp_path):
     watch = Watch(signal.SIGSTOP, 1)
     in_workers(long_jobs, settings(tmp_path, lease_seconds=1.5), watch, 1)
@@ -127,6 +132,7 @@ def test_a_frozen_worker_is_replaced_and_no_bit_changes(two_workers, long_jobs, 
     assert timeless(rows_of(tmp_path, long_jobs)) == timeless(expected)
 
 
+@pytest.mark.slow
 def test_where_rows_cannot_be_written_all_workers_stop(long_jobs, jobs, settings, tmp_path):
     endless = jobs(NOTHING, [7], steps=10**6, evaluate_every=0)
     (tmp_path / "rows").write_text("in the way")
@@ -146,6 +152,7 @@ sweep.run(spec, sweep.product(), range(3), directory="runs", execution=execution
 """
 
 
+@pytest.mark.slow
 def test_a_program_that_does_not_ask_whether_it_is_imported_fails_at_once(tmp_path):
     (tmp_path / "program.py").write_text(UNGUARDED)
     ended = subprocess.run(

@@ -118,6 +118,7 @@ def test_a_row_is_never_without_its_file(keeping, execution, tmp_path, monkeypat
 # Transferred from
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_weights_of_another(pretrained, spec, execution, source):
     frozen = dataclasses.replace(spec, weights=str(source), frozen=("hidden1",), steps=1, evaluate_every=0)
     rows = sweep.run(frozen, seeds=[0, 1], hyper=Hyper(learning_rate=0.0), execution=execution)
@@ -128,6 +129,7 @@ def test_a_run_starts_from_the_weights_of_another(pretrained, spec, execution, s
     assert rows[0]["metrics"] != pretrained[1][1]["metrics"]
 
 
+@pytest.mark.slow
 def test_moved_weights_are_the_same_and_changed_ones_are_refused(spec, execution, source, tmp_path):
     def run(path, seeds):
         tuned = dataclasses.replace(spec, weights=str(path))

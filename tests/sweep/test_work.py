@@ -43,6 +43,7 @@ def events(directory):
     return [event["event"] for event in read(directory) if event["event"] != "evaluated"]
 
 
+@pytest.mark.slow
 def test_a_member_of_a_fleet_begins_with_its_share_and_helps_with_the_rest(
     three, settings, tmp_path, expected, rows_of, timeless
 ):

@@ -115,6 +115,7 @@ def test_training_updates_the_state_and_draws_and_evaluation_does_neither(batch)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 2.0])
+@pytest.mark.slow
 def test_auxiliary_losses_add_to_the_gradient_and_to_no_metric(batch, weight):
     task = classify(Branched())
 

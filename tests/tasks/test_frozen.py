@@ -94,6 +94,7 @@ def variables(drawn):
     return {**drawn[0], "batch_stats": jax.tree.map(lambda leaf: 1.5 * leaf - 0.25, drawn[0]["batch_stats"])}
 
 
+@pytest.mark.slow
 def test_split_and_merge_are_inverse(variables):
     parted = split(variables, Staged(), ("stem", "late"))
     assert set(parted["params"]) == {"blocks", "head"}
@@ -108,6 +109,7 @@ def test_frozen_parameters_are_those_that_would_have_trained(drawn):
 
 
 @pytest.mark.parametrize("frozen", [("blocks",), BODY])
+@pytest.mark.slow
 def test_statistics_of_frozen_stages_stay_and_those_of_others_move(variables, batch, frozen):
     task = task_of(frozen)
     start = split(variables, Staged(), frozen)
@@ -183,6 +185,7 @@ def products(program):
     return sum(equations(program.jaxpr, name) for name in ("conv_general_dilated", "dot_general"))
 
 
+@pytest.mark.slow
 def test_nothing_is_differentiated_in_front_of_the_first_stage_that_trains(variables, batch):
     def backward(frozen):
         """Products that the gradient needs beside those of the loss."""

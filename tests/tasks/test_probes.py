@@ -122,6 +122,7 @@ def test_a_task_joins_the_sums_of_its_probes():
     assert np.all((task.outputs(variables, batch) > 0) & (task.outputs(variables, batch) < 1))
 
 
+@pytest.mark.slow
 def test_responses_of_a_residual_net_are_those_of_the_analysis():
     model = models.create("resnet8_cifar", width=4)
     batch = bars([1, 2, 3], [0, 1, 2])
@@ -148,6 +149,7 @@ def test_errors_of_the_auxiliary_heads():
     assert found == {"error_auxiliary1": 0.5, "error_auxiliary2": 0.5}
 
 
+@pytest.mark.slow
 def test_the_auxiliary_heads_of_a_network_are_those_probed():
     model = models.create(
         "googlenet", stem="small", blocks=("4a",), auxiliary=True, width_multiplier=1 / 16, num_classes=WIDTH
@@ -225,6 +227,7 @@ def test_a_network_without_a_map_is_refused(name):
         probes.PROBES[name](subject(is_there_a_bar, 2), bars([4], [0]))
 
 
+@pytest.mark.slow
 def test_the_first_layer_of_a_network_is_analysed_and_kept():
     model = models.create("vgg_small", kernel_size=3, stages=((4, 1),), dense=(), num_classes=WIDTH)
     batch = bars([1, 2, 3], [0, 1, 2], np.asarray([1, 1, 0], np.float32))

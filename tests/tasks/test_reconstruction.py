@@ -33,6 +33,7 @@ def batch():
     return {"images": jnp.asarray(images), "labels": labels, "weights": jnp.asarray([1.0, 1.0, 0.0])}
 
 
+@pytest.mark.slow
 def test_loss_metrics_and_gradient_by_hand(batch):
     task = reconstruct(Scaled())
     variables = task.init(jax.random.key(0), batch)
@@ -51,6 +52,7 @@ def test_loss_metrics_and_gradient_by_hand(batch):
     assert float(gradient["params"]["scale"]) == pytest.approx(-4 * expected["loss"] / 2)
 
 
+@pytest.mark.slow
 def test_the_probe_reads_normalised_images(batch):
     task = reconstruct(Scaled(), ("checkerboard",))
     variables = task.init(jax.random.key(0), batch)
@@ -60,6 +62,7 @@ def test_the_probe_reads_normalised_images(batch):
     assert float(found["count"]) == 2
 
 
+@pytest.mark.slow
 def test_checkerboard_of_known_images():
     rows, columns = np.meshgrid(np.arange(6), np.arange(8), indexing="ij")
     pictures = np.stack([

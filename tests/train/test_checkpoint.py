@@ -114,6 +114,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.slow
 def test_a_damaged_file_is_never_restored_silently(directory, damage, caplog):
     record = directory / "6" / "record.json"
     files = sorted(path for path in (directory / "6").rglob("*") if path.is_file())
@@ -273,6 +274,7 @@ def test_a_save_that_fails_leaves_the_earlier_ones(directory, failing, monkeypat
     assert names(directory) == ["6", "9"]
 
 
+@pytest.mark.slow
 def test_what_a_failed_write_reports_late_is_dropped_and_nothing_else(directory, caplog):
     write = "async def write():\n    raise ValueError(owner)\n"
 
@@ -406,6 +408,7 @@ print("full disk survived")
 """
 
 
+@pytest.mark.slow
 def test_kills_two_writers_and_a_disk_without_room(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", CHILDREN, tmp_path, "12"], cwd=Path(__file__).parents[2], capture_output=True, text=True,

@@ -38,6 +38,7 @@ def run(cache):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_torn_entry_costs_a_compilation_and_changes_no_bit(tmp_path):
     first = run(tmp_path)
     entries = sorted(tmp_path.glob("*-cache"))

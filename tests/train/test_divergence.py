@@ -12,6 +12,7 @@ from cnnjax.train.spec import Hyper
 
 @pytest.mark.parametrize("rate", [1e20, 1e30, 3e38])
 @pytest.mark.parametrize("form", ["scan", "loop"])
+@pytest.mark.slow
 def test_the_first_bad_parameter_of_a_diverged_run_is_named(digits, mlp, advance, form, rate, tmp_path):
     """Of the state at that step, which the chunk of steps has long left behind; also after a resumption."""
     hypers, driver = [Hyper(), Hyper(learning_rate=rate, momentum=0.0)], Driver(form, 2)

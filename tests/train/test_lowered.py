@@ -139,6 +139,7 @@ def in_python(x):
     )
 
 
+@pytest.mark.slow
 def test_each_part_of_a_program_has_a_digest_of_its_own():
     every = {"initial_state", "step", "evaluation", "outputs"}
     assert changes(Net(), Net()) == set()

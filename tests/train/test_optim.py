@@ -53,6 +53,7 @@ CONSTANT = [0.2] * 5
         ("plateau", "constant", [0.3 * f for f in (*CONSTANT, *[1.0] * 15)]),
     ],
 )
+@pytest.mark.slow
 def test_warm_up_and_schedule_multiply(schedule, form, expected):
     spec = Spec(steps=STEPS, schedule=schedule, warmup_form=form)
     hyper = Hyper(warmup=0.25, warmup_factor=0.2, rate_drop=0.1)

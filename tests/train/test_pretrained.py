@@ -101,6 +101,7 @@ def of_torchvision(tmp_path_factory):
     return str(path)
 
 
+@pytest.mark.slow
 def test_of_other_libraries_files_it_is_known_by_the_networks_name(of_torchvision, monkeypatch):
     spec = dataclasses.replace(SPEC, model="resnet18", model_fields=(("width", 4),), weights=of_torchvision)
     info = dataclasses.replace(DIGITS, image_shape=(32, 32, 3))

@@ -61,6 +61,7 @@ def test_a_partner_that_diverges_leaves_the_others_as_they_are(bundle, digits, m
     assert [timeless(outcome) for outcome in beside[1:]] == together[1:]
 
 
+@pytest.mark.slow
 def test_batch_statistics_dropout_and_augmentation_do_not_leak_between_lanes(bundle, net, everything):
     first, second = (everything, 0), (dataclasses.replace(everything, dropout=0.0, crop=0.0), 5)
     together = bundle(net, RESIDUAL, first, second)
@@ -73,6 +74,7 @@ def test_batch_statistics_dropout_and_augmentation_do_not_leak_between_lanes(bun
 
 @pytest.mark.parametrize("name", ["l2", "dropout", "label_smoothing", "label_noise", "weight_decay", "flip", "crop",
                                   "momentum", "learning_rate", "train_size", "warmup"])  # fmt: skip
+@pytest.mark.slow
 def test_every_number_that_is_swept_changes_the_run(bundle, net, everything, name):
     value = {"train_size": 200, "warmup": 0.0}.get(name, 0.5 * getattr(everything, name))
     same, other = bundle(net, RESIDUAL, (everything, 0), (dataclasses.replace(everything, **{name: value}), 0))
@@ -100,6 +102,7 @@ def test_the_length_of_a_chunk_changes_no_bit(bundle, mlp, everything, form):
 
 
 @pytest.mark.parametrize("name", ["mlp", "net"])
+@pytest.mark.slow
 def test_a_streamed_run_is_the_resident_one(request, bundle, everything, name):
     spec, driver = request.getfixturevalue(name), {"mlp": Driver("scan", 1), "net": RESIDUAL}[name]
     runs = [(everything, seed) for seed in range(driver.lanes)]

@@ -214,6 +214,7 @@ def every_step(monkeypatch):
     monkeypatch.setattr(run, "part_steps", lambda remaining, seconds: 1)
 
 
+@pytest.mark.slow
 def test_three_epochs_stopped_after_every_step_are_the_uninterrupted_ones(
     digits, net, everything, every_step, monkeypatch, tmp_path
 ):

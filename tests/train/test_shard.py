@@ -154,6 +154,7 @@ def four(tmp_path_factory):
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.slow
 def test_devices_that_share_the_runs_give_the_bits_of_one(four, lanes):
     assert four[f"spread {lanes}"] == four[f"alone {lanes}"]
     assert len(set(four["spread 1"])) == 4

@@ -57,6 +57,7 @@ def labels(digits, rate, *, epoch=0, seed=7, mode="resident"):
     return found
 
 
+@pytest.mark.slow
 def test_label_noise_replaces_its_share_of_the_labels(digits):
     true = digits.labels[:1024]
     np.testing.assert_array_equal(labels(digits, 0.0), true)
@@ -82,6 +83,7 @@ def test_label_noise_belongs_to_the_example_and_the_seed(digits):
 
 
 @pytest.mark.parametrize("noisy", [0, 1])
+@pytest.mark.slow
 def test_evaluation_takes_the_true_labels_or_those_of_training_and_no_augmentation(digits, noisy):
     feed, hyper = Feed(digits, "resident", [7], [0], 16, 1), traced(label_noise=0.5)
     (chunk,) = feed.split("train")
@@ -98,6 +100,7 @@ def test_evaluation_takes_the_true_labels_or_those_of_training_and_no_augmentati
     np.testing.assert_allclose(shown["images"], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_augmentation_of_strength_0_is_none_to_the_bit(digits):
     augmented = dataclasses.replace(SPEC, augment=("flip", "crop"))
     plain = np.asarray(run_step(digits)[1]["images"])
@@ -135,6 +138,7 @@ def test_the_first_loss_that_is_not_finite_is_remembered(digits):
         assert (state.step, state.diverged_at) == (at + 1, 2 if at >= 2 else -1)
 
 
+@pytest.mark.slow
 def test_a_plateau_lowers_the_rate_after_epochs_of_the_runs_own_length(digits):
     spec = dataclasses.replace(SPEC, schedule="plateau", patience=1, batch_size=16)
     state, rates = None, []
@@ -172,6 +176,7 @@ def assert_close(actual, expected, rtol=2e-5):
         np.testing.assert_allclose(a, b, rtol, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_everything_at_zero_is_a_loop_without_it(digits, mlp, advance):
     hyper = Hyper(learning_rate=0.2, momentum=0.9)
     before, after = advance(mlp, [hyper], Driver("scan", 1), 3)
@@ -194,6 +199,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.slow
 def test_optimizers_and_schedules_are_those_of_optax(digits, mlp, name):
     changes, optimizer = OPTIMIZERS[name]
     spec, hyper = dataclasses.replace(mlp, **changes), traced(learning_rate=0.05)

@@ -75,6 +75,7 @@ def timeless(outcome):
 # Frozen, from weights
 
 
+@pytest.mark.slow
 def test_frozen_means_frozen(two_lanes, weights):
     for outcome in two_lanes:
         for collection in ("params", "batch_stats"):
@@ -105,6 +106,7 @@ def test_a_lane_knows_nothing_of_its_partner(two_lanes, spec, digits):
     assert [timeless(outcome) for outcome in swapped[::-1]] == [timeless(outcome) for outcome in two_lanes]
 
 
+@pytest.mark.slow
 def test_a_run_resumed_is_the_uninterrupted_one(two_lanes, spec, digits, tmp_path):
     runs = (spec, [PENALISED, Hyper()], [0, 1], digits, TWO)
     with pytest.raises(Interrupted):
@@ -130,6 +132,7 @@ def on_features(transfer, digits):
     return train(transfer[0], [PENALISED, Hyper()], [0, 1], digits, TWO)
 
 
+@pytest.mark.slow
 def test_a_run_on_features_is_the_run_on_images(transfer, on_features, digits):
     on_images = train(transfer[1], [PENALISED, Hyper()], [0, 1], digits, TWO)
     for cached, whole in zip(on_features, on_images, strict=True):
@@ -172,6 +175,7 @@ def test_features_are_computed_once(transfer, on_features, digits):
         ("resnet8_cifar", {"width": 4}),
     ],
 )
+@pytest.mark.slow
 def test_the_head_alone_starts_as_in_the_network(name, fields):
     model = models.create(name, num_classes=5, **fields)
     alone = features._head_alone(model, models.frozen_stages(model, "head"), (8, 8, 3))

@@ -22,6 +22,7 @@ def network(name="resnet14_cifar", source="akamaster", **fields):
 @pytest.mark.parametrize(
     ("name", "shortcut"), [("resnet14_cifar", "A"), ("resnet14_cifar", "B"), ("plain14_cifar", "none")]
 )
+@pytest.mark.slow
 def test_keys_blocks_and_the_way_back(tmp_path, name, shortcut, source):
     model, variables, tensors = network(name, source, shortcut=shortcut)
     projection, head = {"akamaster": ("shortcut", "linear"), "chenyaofo": ("downsample", "fc")}[source]
@@ -48,6 +49,7 @@ def test_option_a_and_the_plain_network_have_the_same_keys_and_the_files_name_te
         weights.load(path, "plain14_cifar", width=4)
 
 
+@pytest.mark.slow
 def test_a_file_with_projections_asks_for_option_b(tmp_path):
     _, _, tensors = network(shortcut="B")
     path = zipped(tmp_path / "a.th", state(tensors))

@@ -111,6 +111,7 @@ def test_missing_and_unexpected_keys_are_listed(toy):
     assert "Not expected: features.surplus." in str(caught.value)
 
 
+@pytest.mark.slow
 def test_every_single_missing_key_is_named(toy):
     for key in state_dict():
         tensors = state_dict()

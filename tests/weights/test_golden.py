@@ -39,6 +39,7 @@ def assert_close(found, golden, logits):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_the_logits_are_the_references(name):
     golden = json.loads((FOLDER / f"{name}.json").read_text())
     model, variables = seeded_network(golden, name)
@@ -52,6 +53,7 @@ TRAINED = [name for name in KERAS if not name.startswith("inception")]
 
 
 @pytest.mark.parametrize("name", [*CIFAR, *(pytest.param(name, marks=pytest.mark.slow) for name in TRAINED)])
+@pytest.mark.slow
 def test_so_are_those_of_training(name):
     golden = json.loads((FOLDER / f"{name}.json").read_text())
     model, variables = seeded_network(golden, name)

@@ -48,6 +48,7 @@ def network(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
+@pytest.mark.slow
 def test_keys_and_axes_and_the_way_back(name):
     model, variables, tensors = network(name)
     for key, shape in SOME_KEYS[name].items():
@@ -132,6 +133,7 @@ def test_a_network_that_computes_something_else_is_refused_with_the_fields(name,
         weights.convert(tensors, models.create(name, num_classes=3, **shape))
 
 
+@pytest.mark.slow
 def test_the_error_names_the_network_that_a_file_fits():
     model = models.create("mobilenet_v2", **SAME)
     shapes = models.parameter_shapes(model, (32, 32, 3))

@@ -43,6 +43,7 @@ def file_shape(leaf):
 
 
 @pytest.mark.parametrize(("name", "source"), [(name, source) for name in FITTING for source in sources(name)])
+@pytest.mark.slow
 def test_files_are_told_apart(name, source):
     tensors = full(name, source)
     assert fitting(tensors) == FITTING[name]

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.fixtures.torch_files import legacy, state, zipped
 
@@ -22,6 +23,7 @@ def refusals(folder):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_large_and_deep_files_take_little_memory_and_any_change_of_a_file_is_an_error_or_nothing(tmp_path):
     folder = tmp_path / "files"
     folder.mkdir()
