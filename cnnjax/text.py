@@ -9,6 +9,7 @@ import unicodedata
 
 # Control and format characters (some turn the direction of writing), lone surrogates, separators of lines.
 ESCAPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+LONGEST = 200  # letters of what is shown whole
 KEPT = "\u200c\u200d"  # joiners, which some scripts need
 
 
@@ -27,6 +28,11 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """The same for each line of a text of several."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def shortened(text: str) -> str:
+    """The beginning and the end of a text that is too long to be read, such as a path of thousands of letters."""
+    return text if len(text) <= LONGEST else f"{text[:80]}...{text[-80:]}"
 
 
 def never_fail_to_print() -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from cnnjax.text import never_fail_to_print, printable
+from cnnjax.text import never_fail_to_print, printable, shortened
 
 NOBODY_READS = 141  # what a shell says of a program that SIGPIPE has ended
 UNUSABLE = 2
@@ -41,7 +41,7 @@ def ended(label: str, command: Callable[[], int]) -> int:
                 raise
             name = os.fsdecode(error.filename) if not isinstance(error.filename, int) else str(error.filename)
             print(
-                f"{label}: {printable(_shortened(name))}: {error.strerror}. Give another path, or mend this one.",
+                f"{label}: {printable(shortened(name))}: {error.strerror}. Give another path, or mend this one.",
                 file=sys.stderr,
             )
             code = UNUSABLE
@@ -64,7 +64,3 @@ def _let_go(stream: Any) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except AttributeError:  # closed from the start
         pass
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 200 else f"{text[:80]}...{text[-80:]}"

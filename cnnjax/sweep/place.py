@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cnnjax import process
+from cnnjax.text import shortened
 from cnnjax.typing import UsageError
 
 FOLDERS = ("rows", "leases", "failed", "checkpoints", "weights", "log", "figures", "tensorboard", "wandb")
@@ -94,7 +95,7 @@ def check_name(directory: Path) -> None:
       UsageError: its name, or a part of it, is too long.
     """
     if len(os.fsencode(directory)) > LONGEST or any(len(os.fsencode(part)) > LONGEST_PART for part in directory.parts):
-        raise UsageError(f"The name {_shortened(directory)} is too long. Use another --workdir.")
+        raise UsageError(f"The name {shortened(str(directory))} is too long. Use another --workdir.")
 
 
 def probe(directory: Path) -> None:
@@ -117,7 +118,7 @@ def probe(directory: Path) -> None:
                 _try_all(folder)
     except OSError as error:
         raise UsageError(
-            f"Nothing can be written to {_shortened(directory)} ({error.strerror or error}). Use another --workdir."
+            f"Nothing can be written to {shortened(str(directory))} ({error.strerror or error}). Use another --workdir."
         ) from error
 
 
@@ -166,8 +167,3 @@ def _named(error: OSError, directory: Path) -> str:
         return str(directory)
     path = Path(error.filename)
     return str(path.parent if path.name.startswith(process.PARTIAL) else path)
-
-
-def _shortened(path: Path) -> str:
-    text = str(path)
-    return text if len(text) <= 200 else f"{text[:80]}...{text[-80:]}"

@@ -35,6 +35,7 @@ CLAIM = {
     **{"verdict": TEXT, "interval": (list, NoneType), "n": NUMBER, "seeds_to_decide": (int, NoneType)},
 }
 VERDICTS = ("reproduced", "refuted", "inconclusive")
+NAMED = {str: "a text", int: "a whole number", float: "a number", dict: "a table", list: "a list", NoneType: "null"}
 NEEDED = ("configuration", "data", "runs")
 NAMES = ("data", "runs", "weights")  # parts of a manifest that hold texts by name
 
@@ -140,15 +141,9 @@ def _check_types(found: Mapping[str, Any], parts: Mapping[str, tuple[type, ...]]
         if name not in found:
             raise ValueError(f"it has no {name}")
         if type(found[name]) not in types:
-            raise ValueError(f"its {name} is {_shown(found[name])}, not {' or '.join(map(_name, types))}")
+            raise ValueError(f"its {name} is {_shown(found[name])}, not {' or '.join(map(NAMED.__getitem__, types))}")
 
 
 def _shown(value: Any) -> str:
     text = encode(value)
     return text if len(text) <= 40 else f"{text[:40]} ..."
-
-
-def _name(kind: type) -> str:
-    return {str: "a text", int: "a whole number", float: "a number", dict: "a table", list: "a list", NoneType: "null"}[
-        kind
-    ]

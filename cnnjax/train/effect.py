@@ -11,7 +11,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import numpy as np
 from jax.interpreters import partial_eval
 
 from cnnjax import augment
-from cnnjax.analysis.program import Program, kept_trace
+from cnnjax.analysis.program import kept_trace
 from cnnjax.data.catalog import DataConfig, Info
 from cnnjax.train import step
 from cnnjax.train.spec import Hyper, Spec, build_model, build_task, variable_shapes
@@ -74,13 +74,6 @@ def check_effects(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
             _check_apart(name, hypers, partial(come_to, spec, info))
 
 
-class Traced(NamedTuple):
-    """A traced function."""
-
-    jaxpr: Any
-    constants: Sequence[Any]
-
-
 def check_settings(groups: Mapping[Spec, Sequence[Hyper]], infos: Mapping[DataConfig, Info]) -> None:
     """Refuses settings that vary over the Specs of a sweep although they change nothing, where nothing else differs.
 
@@ -131,7 +124,8 @@ def _check_programs(name: str, specs: Sequence[Spec], info: Info) -> None:
         seen: dict[str, Spec] = {}
         for spec in alike:
             model = build_model(spec, info.num_classes)
-            forward = _text(kept_trace(model, info.image_shape))
+            traced = kept_trace(model, info.image_shape)
+            forward = _text(traced.jaxpr, traced.constants)
             if "callback" in forward:  # what Python computes in it is in no program
                 continue
             twin = seen.setdefault(forward, spec)
@@ -145,12 +139,12 @@ def _check_programs(name: str, specs: Sequence[Spec], info: Info) -> None:
 
 def _program(spec: Spec, info: Info) -> list[str]:
     """What initial state and training step compute, as texts; the same for the same programs."""
-    return [_text(Traced(closed.jaxpr, closed.consts)) for closed in _traced(spec, info, jax.grad)]
+    return [_text(closed.jaxpr, closed.consts) for closed in _traced(spec, info, jax.grad)]
 
 
-def _text(program: Program | Traced) -> str:
-    constants = [hashlib.sha256(np.asarray(constant).tobytes()).hexdigest() for constant in program.constants]
-    return "\n".join([re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr)), *constants])  # addresses differ by trace
+def _text(program: Any, constants: Sequence[Any]) -> str:
+    digests = [hashlib.sha256(np.asarray(constant).tobytes()).hexdigest() for constant in constants]
+    return "\n".join([re.sub(r"0x[0-9a-f]+", "", str(program)), *digests])  # addresses differ from trace to trace
 
 
 def read_numbers(spec: Spec, info: Info) -> frozenset[str]:
