@@ -12,7 +12,7 @@ zero is the identity.
     python -m experiments.degradation --preset=paper --data=tfds:cifar10    the published recipe
 
 Quick trains nets of 8, 20 and 44 layers and width 8 with 5 seeds, and one of 20 layers with projections in its
-shortcuts (option B of the paper): on digits (8x8) 200 steps each, about 3 minutes on two CPU cores; on other data
+shortcuts (option B of the paper): on digits (8x8) 200 steps each, 3 to 7 minutes on two CPU cores; on other data
 5,120 images at 16x16 for 300 steps, about 13 minutes. On digits also plain nets of 20 layers without normalisation,
 initialised in three ways. Expect on digits a training error of 0 for all but the plain net of 44 layers, which stalls
 between 0.1 and 0.8; on CIFAR-10 0.56 for 20 and 0.75 for 44 plain layers, 0.40 and 0.43 with shortcuts, which is
