@@ -31,7 +31,9 @@ __all__ = [
     "mapped", "measured", "paired", "to_json", "withhold",
 ]  # fmt: skip
 
-ALPHA = 0.05
+# What a p-value must be below, so that at most 5 % of families have a false verdict: the t test presumes differences
+# that scatter symmetrically, and those of counts do not quite. With 0.05 it was 5.25 % (benchmarks/faults/chance.py).
+ALPHA = 0.045
 MIN_SEEDS = 3
 POWER = 0.8  # aimed at by ``Verdict.seeds_to_decide``
 MAX_SEEDS = 1000

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnjax import stats
-from cnnjax.claims import Claim, Sample, by_seed, contrast, judge, mapped, measured, paired, to_json
+from cnnjax.claims import ALPHA, Claim, Sample, by_seed, contrast, judge, mapped, measured, paired, to_json
 from cnnjax.typing import UsageError
 
 reproducible = settings(deadline=None, max_examples=60, derandomize=True)
@@ -202,13 +202,13 @@ def test_seeds_to_decide_is_the_power_calculation_of_the_test():
 
     sample = [0.3, -0.2, 0.1, 0.2, 0.1]
     mean, sd = 0.1, float(np.std(sample, ddof=1))
-    assert seeds("greater", 0.0, sample) == stats.seeds_to_decide(mean, sd, 0.05)
-    assert seeds("less", 0.0, sample) == stats.seeds_to_decide(mean, sd, 0.05)  # towards refutation
-    assert seeds("not_greater", 0.25, sample) == stats.seeds_to_decide(0.25 - mean, sd, 0.05)
-    assert seeds("not_greater", 0.01, sample) == stats.seeds_to_decide(mean - 0.01, sd, 0.05)
-    assert seeds("not_less", 0.05, sample) == stats.seeds_to_decide(0.05 + mean, sd, 0.05)
-    assert seeds("equivalent", 0.25, sample) == stats.seeds_to_decide(mean, sd, 0.05, margin=0.25)
-    assert seeds("equivalent", 0.05, sample) == stats.seeds_to_decide(mean - 0.05, sd, 0.05 / 2)
+    assert seeds("greater", 0.0, sample) == stats.seeds_to_decide(mean, sd, ALPHA)
+    assert seeds("less", 0.0, sample) == stats.seeds_to_decide(mean, sd, ALPHA)  # towards refutation
+    assert seeds("not_greater", 0.25, sample) == stats.seeds_to_decide(0.25 - mean, sd, ALPHA)
+    assert seeds("not_greater", 0.01, sample) == stats.seeds_to_decide(mean - 0.01, sd, ALPHA)
+    assert seeds("not_less", 0.05, sample) == stats.seeds_to_decide(0.05 + mean, sd, ALPHA)
+    assert seeds("equivalent", 0.25, sample) == stats.seeds_to_decide(mean, sd, ALPHA, margin=0.25)
+    assert seeds("equivalent", 0.05, sample) == stats.seeds_to_decide(mean - 0.05, sd, ALPHA / 2)
 
 
 def test_seeds_to_decide_uses_the_level_that_holm_leaves():
@@ -219,7 +219,7 @@ def test_seeds_to_decide_uses_the_level_that_holm_leaves():
     )
     assert [v.verdict for v in verdicts] == ["reproduced", "inconclusive", "inconclusive"]
     sd = float(np.std(open_sample, ddof=1))
-    assert verdicts[1].seeds_to_decide == stats.seeds_to_decide(0.1, sd, 0.05 / 2)
+    assert verdicts[1].seeds_to_decide == stats.seeds_to_decide(0.1, sd, ALPHA / 2)
 
 
 @reproducible
@@ -275,7 +275,7 @@ def test_false_verdicts_stay_within_the_binomial_bound(tests, mean):
 def test_rule_is_a_sentence():
     assert claim().rule == (
         "reproduced if the paired mean difference is above 0 (one-sided t test, spread at least a step of "
-        "the metric, Holm-adjusted p < 0.05, n >= 3); refuted if it is below 0 by the same standard; "
+        "the metric, Holm-adjusted p < 0.045, n >= 3); refuted if it is below 0 by the same standard; "
         "otherwise inconclusive"
     )
     assert "is below 0.02 (one-sided non-inferiority" in claim("not_greater", 0.02).rule

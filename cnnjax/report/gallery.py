@@ -63,8 +63,8 @@ precise answer; one that contains 0 leaves open in which direction the differenc
 <dt>Largest deviation</dt><dd>For claims that are exact identities: how far the worst case was from holding. Such
 claims need no training and no repetitions.</dd>
 <dt>Rule</dt><dd>Runs that share a seed are compared in pairs, and the differences averaged. The t test asks how often
-repetitions that scatter like these would give such an average if the claim were false; below 5 times in 100 (p &lt;
-0.05) the claim counts as shown. Holm's adjustment makes this stricter where several claims are tested together, and
+repetitions that scatter like these would give such an average if the claim were false; below 4.5 times in 100 (p &lt;
+0.045) the claim counts as shown. Holm's adjustment makes this stricter where several claims are tested together, and
 n is the number of repetitions.</dd>
 <dt>Lecture</dt><dd>Where the claim is made: S0 to S4 are the five lectures, the numbers the lines of their text.</dd>
 </dl>
