@@ -70,6 +70,7 @@ INF = np.inf
 
 @pytest.mark.parametrize("smoothing", [0.0, 1.0])
 @pytest.mark.parametrize("name", losses.LOSSES)
+@pytest.mark.slow
 def test_a_class_that_is_ruled_out_costs_nothing_where_its_target_is_nothing(name, smoothing):
     """Also where the smoothing is traced, in each lane of a vmap; the gradient is finite too."""
     loss = losses.LOSSES[name]

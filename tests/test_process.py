@@ -62,6 +62,7 @@ if __name__ == "__main__":
     [(True, "", 0.0), (True, "time.sleep(600 * (__name__ != '__main__'))", 0.5), (True, "", 1.0), (False, "", 0.0)],
     ids=["spawned in this moment", "in its imports", "at work", "command"],
 )
+@pytest.mark.slow
 def test_nothing_outlives_its_parent(tmp_path, spawned, slow_import, wait):
     program = tmp_path / "family.py"
     program.write_text(FAMILY.format(spawned=spawned, slow_import=slow_import))

@@ -50,6 +50,7 @@ def test_null_becomes_nan_again():
 
 
 @pytest.mark.parametrize("folder", ["cnnjax", "experiments", "launch", "benchmarks"])
+@pytest.mark.slow
 def test_nothing_else_writes_json(folder):
     found = []
     for path in sorted((ROOT / folder).rglob("*.py")):

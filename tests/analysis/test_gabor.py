@@ -103,6 +103,7 @@ def test_the_fit_is_the_best_projection_of_the_dictionary():
     np.testing.assert_allclose(gabor.fit(jnp.asarray(kernel)).r2, best / (kernel**2).sum((0, 1, 2)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_filter_of_zeros_has_no_fit_and_no_nan():
     kernel = jnp.zeros((SIDE, SIDE, 3, 2))
     assert not np.any(gabor.fit(kernel).r2)
@@ -123,6 +124,7 @@ def test_orientation_selectivity_tells_gratings_from_blobs_and_noise():
     assert 0.05 < noise.mean() < 0.12
 
 
+@pytest.mark.slow
 def test_orientation_selectivity_is_a_mean_of_directions_over_the_spectrum():
     kernel = np.random.default_rng(5).standard_normal((3, 5, 2, 3)).astype(np.float32)
     power = (abs(np.fft.fft2(kernel, (6, 10), (0, 1))) ** 2).sum(2)

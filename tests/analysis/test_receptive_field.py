@@ -161,6 +161,7 @@ def test_it_is_where_the_gradient_is_not_zero(layers):
     assert np.array_equal(found[inside], read_by_formula(field, len(found), pixels)[inside])
 
 
+@pytest.mark.slow
 def test_it_is_where_the_gradient_of_a_maximum_is_not_zero():
     model = Stack((lambda x: max_pool(x, (3, 3), (2, 2), 1), max_pool))
     (field,) = receptive_fields(model, (16, 16, 1)).values()
@@ -173,6 +174,7 @@ def test_it_is_where_the_gradient_of_a_maximum_is_not_zero():
     ("name", "overrides", "endpoint"),
     [("lenet5", {"activation": "relu"}, "pool2"), ("plain8_cifar", {"norm": "none", "width": 2}, "stage3")],
 )
+@pytest.mark.slow
 def test_networks_read_what_the_formula_says(name, overrides, endpoint):
     model, shape = models.create(name, **overrides), models.MODELS[name].image_shape
     field = receptive_fields(model, shape)[endpoint]

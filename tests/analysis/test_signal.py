@@ -35,6 +35,7 @@ def resnet():
     return initialised("resnet20_cifar", (8, 8, 1), width=4, shortcut="B")
 
 
+@pytest.mark.slow
 def test_gradients_of_an_mlp_by_hand():
     model, variables = initialised("mlp", (2, 2, 1), hidden=(5,), activation="identity", num_classes=4)
     x, params = images((2, 2, 1)), variables["params"]
@@ -75,6 +76,7 @@ def test_layers_are_named_in_order_of_depth(name, fields, expected):
     assert list(layers(model, models.parameter_shapes(model, (32, 32, 1))["params"], "kernel")) == expected
 
 
+@pytest.mark.slow
 def test_responses_are_those_of_the_layers(resnet):
     model, variables = resnet
     x = images((8, 8, 1))

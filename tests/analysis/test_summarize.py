@@ -80,6 +80,7 @@ def test_lenet5_layer_by_layer():
 
 
 @pytest.mark.parametrize("name", ["lenet5", "vgg16"])
+@pytest.mark.slow
 def test_shapes_shrink_while_channels_grow(name):
     """S4:374, S4:401."""
     found = summarize(models.create(name), models.MODELS[name].image_shape, units=False)
@@ -237,6 +238,7 @@ def test_even_kernels_shift_the_map(layer, where):
         (lambda x: nn.ConvTranspose(4, (4, 4), (2, 2))(x), 5, ""),
     ],
 )
+@pytest.mark.slow
 def test_pixels_that_no_window_reads(layer, size, what):
     found = [text for _, text in said([layer, flat], (size, size, 3)) if "read by nothing" in text]
     assert [what in text for text in found] == ([True] if what else [])

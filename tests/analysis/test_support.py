@@ -40,6 +40,7 @@ def test_no_map():
             gradient_support(Stack((1,)), (5, 5, 1), endpoint)
 
 
+@pytest.mark.slow
 def test_the_effective_side_of_squares_and_of_nothing():
     energy = np.zeros((3, 9, 9), np.float32)
     energy[0, 2:7, 2:7] = 0.3

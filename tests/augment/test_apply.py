@@ -48,6 +48,7 @@ def test_strength_0_changes_nothing_to_the_bit(examples, names):
     assert np.asarray(out["images"]).tobytes() == examples["images"].tobytes()
 
 
+@pytest.mark.slow
 def test_strength_0_leaves_what_belongs_to_the_images(examples):
     out = apply(0, examples, ALL, dict.fromkeys(ALL, 0.0))
     assert out.keys() == examples.keys()
@@ -91,6 +92,7 @@ def test_adding_an_augmentation_leaves_the_draws_of_the_others():
         np.testing.assert_array_equal(apart[name], together[name])
 
 
+@pytest.mark.slow
 def test_lanes_and_loops_give_what_single_calls_do(examples):
     images, few = jnp.asarray(examples["images"]), ("warp", "rgb_shift")
 

@@ -59,6 +59,7 @@ def test_a_place_that_cannot_hold_results_is_refused(refused, tmp_path):
     assert "is not empty and holds no manifest" in refused(f"--workdir={tmp_path}")
 
 
+@pytest.mark.slow
 def test_a_place_without_permission_is_refused(refused, tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

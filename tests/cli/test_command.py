@@ -217,6 +217,7 @@ def test_summary_of_another_size_and_other_fields(run):
     assert "\n  norm = group\n" in text
 
 
+@pytest.mark.slow
 def test_depth_is_that_of_the_table_where_a_field_has_its_name(run):
     text = run("summary", "resnet20_cifar", "--depth=1", "--model.depth=8", "--image_size=8")
     assert "\n  depth = 8\n" in text

@@ -201,6 +201,7 @@ def expected(logits, labels):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_folder_is_evaluated_by_the_names_of_its_classes(run, animals, tmp_path):
     root = pictures(tmp_path / "data", ANIMALS, 4)
     argv = ["evaluate", f"--weights={animals}", f"--data=folder:{root}", "--split=all", "--json"]

@@ -55,6 +55,7 @@ def test_it_is_measured_once_for_each_version_of_the_experiment(experiment, tmp_
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_what_is_not_a_number_refutes(experiment, tmp_path, capsys):
     experiment.measure = lambda preset, data: [claims.measured({}, 0, {"deviation": float("nan")})]
     assert cli.main(experiment, ["--preset=smoke", "--workers=0", f"--workdir={tmp_path / 'runs'}"]) == 0

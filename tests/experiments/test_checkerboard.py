@@ -35,6 +35,7 @@ def measured():
         ({UNEVEN: (0.1, 0.2), EVEN: (0.1, 0.2), NEAREST: (0.1, 0.2), BILINEAR: (0.1, 0.2)}, 0.05, "inconclusive"),
     ],
 )
+@pytest.mark.slow
 def test_rule(found, noise, expected, measured):
     verdicts = fabricated.outcomes(checkerboard, rows(found, noise), measured)
     assert [verdicts[name] for name in RUNS] == [expected] * 4

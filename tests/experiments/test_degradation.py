@@ -108,6 +108,7 @@ def test_a_gradient_that_vanishes_altogether_is_the_smallest_number():
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
+@pytest.mark.slow
 def test_a_block_of_zero_weights(norm):
     assert degradation.zero_block_deviation("A", norm) == 0
     assert degradation.zero_block_deviation("none", norm) == 0

@@ -39,6 +39,7 @@ def compared():
         ((0.3, 0.4, 0.4, 0.3), (0.3, 0.4, 0.4, 0.3), (2.0, 2.0), 0.2, "inconclusive"),
     ],
 )
+@pytest.mark.slow
 def test_rule(without, with_scaling, times, noise, expected, compared):
     measured = [*compared, *turns(*times, noise=noise)]
     found = fabricated.outcomes(shared_computation, rows(without, with_scaling, noise), measured)

@@ -65,6 +65,7 @@ def test_runs_of_data_without_bad_images_have_the_names_that_they_had(folder):
     assert stopping["parameters_digest"] == skipping["parameters_digest"]
 
 
+@pytest.mark.slow
 def test_data_that_change_between_two_starts_are_refused(folder, tmp_path):
     sweep(folder, tmp_path / "runs")
     image, before = folder / "cats" / "07.png", (folder / "cats" / "07.png").read_bytes()

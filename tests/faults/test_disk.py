@@ -23,6 +23,7 @@ def small_disk(tmp_path):
         pytest.skip(f"no file system can be mounted here: {error}")
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_sweep_and_room_lets_it_go_on(small_disk):
     spec = Spec(model="mlp", model_fields=(("hidden", (8,)),), steps=12, batch_size=16, evaluate_every=6)
 

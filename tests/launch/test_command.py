@@ -87,6 +87,7 @@ def test_a_controller_that_is_down(launched, monkeypatch, tmp_path_factory):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_an_experiment_is_checked_before_anything_is_submitted(launched, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     python = (sys.executable, *TINY[1:])

@@ -83,6 +83,7 @@ def test_a_job_that_somebody_cancels_is_not_submitted_again(launch):
     assert "try 2" not in launch.said()
 
 
+@pytest.mark.slow
 def test_detach_returns_at_once(launch):
     launch.start("--cluster=slurm", "--tasks=2", "--detach", "--memory=0.1")
     assert launch.wait(120) == 0

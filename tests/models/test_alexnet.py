@@ -84,12 +84,14 @@ def test_every_parameter_has_a_gradient():
     assert without_gradient(*tiny(activation="elu")) == []
 
 
+@pytest.mark.slow
 def test_evaluation():
     *_, logits, endpoints = check_evaluation(*tiny("alexnet_one_column", norm="batch"))
     np.testing.assert_allclose(endpoints["logits_map"][:, 0, 0], logits, rtol=1e-5)
 
 
 @pytest.mark.parametrize("after", [False, True])
+@pytest.mark.slow
 def test_normalisation_stands_before_the_pooling_or_after(after):
     model, shape = tiny(lrn_after_pool=after)
     variables, x = filled(model, shape), 10 * images(1, shape)
@@ -121,6 +123,7 @@ def test_the_groups_meet_in_the_third_convolution():
     assert np.all(reads["conv3"] != 0)
 
 
+@pytest.mark.slow
 def test_it_starts_as_the_paper_says():
     model, shape = tiny(features=(24, 24, 24, 24, 24), dense=(50, 50))
     params = jit(model.init)(jax.random.key(0), jnp.zeros((1, *shape)))["params"]

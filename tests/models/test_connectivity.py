@@ -13,6 +13,7 @@ def connectivity(sharing, **fields):
     return models.create(f"connectivity_{sharing}", features=(3, 4), activation="tanh", **fields), (6, 5, 2)
 
 
+@pytest.mark.slow
 def test_tied_local_kernels_and_banded_dense_weights_are_the_convolution():
     conv, shape = connectivity("conv")
     variables, x = filled(conv, shape), jnp.asarray(images(2, shape))

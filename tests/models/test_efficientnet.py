@@ -158,6 +158,7 @@ def test_probabilities_rise_linearly_to_the_last_block():
     np.testing.assert_allclose(found, np.arange(1, 8) / 10)
 
 
+@pytest.mark.slow
 def test_stochastic_depth_draws_in_training_only_where_it_is_positive():
     for rate in (0.0, 0.5):
         model, shape = tiny(stochastic_depth=rate, norm="none")

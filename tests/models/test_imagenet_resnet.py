@@ -361,6 +361,7 @@ def test_a_bad_name_or_value_is_refused(name, fields, message, unchecked):
 @pytest.mark.parametrize(
     ("name", "fields", "smallest"), [("resnet18", {}, 32), ("resnet50", {"stem": "cifar"}, 8), ("plain34", {}, 32)]
 )
+@pytest.mark.slow
 def test_the_smallest_images_work_and_smaller_ones_are_refused(name, fields, smallest):
     model = models.create(name, **fields)
     models.check_image_shape(model, (smallest, smallest, 3), name)

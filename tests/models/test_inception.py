@@ -134,6 +134,7 @@ def test_evaluation_and_training(two_blocks):
     np.testing.assert_array_equal(dropped_ends["auxiliary1"], kept_ends["auxiliary1"])  # it drops nothing
 
 
+@pytest.mark.slow
 def test_every_kernel_is_drawn_by_the_named_initialiser(monkeypatch):
     drawn = []
     monkeypatch.setitem(

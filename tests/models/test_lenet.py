@@ -41,6 +41,7 @@ def test_shapes_of_logits_and_endpoints(name, expected):
 
 
 @pytest.mark.parametrize("pool", ["average", "max", "blur", "stride"])
+@pytest.mark.slow
 def test_the_kind_of_pooling_is_a_field(pool):
     model = models.create("lenet5", pool=pool, num_classes=3)
     variables, x = filled(model, (32, 32, 1)), images(2, (32, 32, 1))

@@ -256,6 +256,7 @@ def test_a_bad_name_or_value_is_refused(name, fields, message, unchecked):
         ("mlp", {}, 1),
     ],
 )
+@pytest.mark.slow
 def test_the_smallest_images_work_and_smaller_ones_are_refused(name, fields, smallest):
     model = models.create(name, **fields)
     shape = (smallest, smallest, 1)

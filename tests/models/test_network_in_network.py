@@ -97,6 +97,7 @@ def test_windows_that_hang_over_the_edge_pool_the_pixels_there_are(fields, reduc
         expected = pooled
 
 
+@pytest.mark.slow
 def test_dropout_follows_the_poolings():
     model, shape = tiny()
     variables, x = filled(model, shape), jnp.asarray(images(2, shape))

@@ -115,6 +115,7 @@ def test_unstacked_blocks_are_in_order_of_depth():
 # Dropout
 
 
+@pytest.mark.slow
 def test_dropout_acts_in_training_only_where_the_docstring_says():
     model, shape = small(norm="none")
     variables, x = filled(model, shape), images(2, shape)
@@ -129,6 +130,7 @@ def test_dropout_acts_in_training_only_where_the_docstring_says():
     np.testing.assert_array_equal(endpoints["features"], without["features"])  # before the head, after all else
 
 
+@pytest.mark.slow
 def test_scanned_blocks_drop_different_units():
     model, shape = small(20, norm="none", dropout_at="all")
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), models.parameter_shapes(model, shape))["params"]

@@ -62,6 +62,7 @@ def test_parameter_counts(fields, count):
 
 @pytest.mark.parametrize(("name", "billions"), [("vgg11", 7.61), ("vgg13", 11.31), ("vgg16", 15.47), ("vgg19", 19.63)])
 @pytest.mark.parametrize("norm", ["", "_bn"])
+@pytest.mark.slow
 def test_multiply_adds_are_torchvisions(name, norm, billions):
     assert multiply_adds(models.create(name + norm), (224, 224, 3)) == pytest.approx(billions * 1e9, rel=0.01)
 
@@ -113,6 +114,7 @@ def test_every_parameter_has_a_gradient(name, fields):
     assert without_gradient(*tiny(name, activation="elu", **fields)) == []
 
 
+@pytest.mark.slow
 def test_evaluation():
     *_, endpoints = check_evaluation(*tiny("vgg11_bn"))
     assert endpoints["logits_map"].shape == (3, 2, 2, 3)

@@ -40,6 +40,7 @@ def leaves(model, shape):
     )
 
 
+@pytest.mark.slow
 def test_the_order_of_layers_is_the_lectures():  # S1:1078-1119
     model, shape = models.create(NAME), (12, 11, 2)
     params, x = filled(model, shape)["params"], images(2, shape)
@@ -54,12 +55,14 @@ def test_the_order_of_layers_is_the_lectures():  # S1:1078-1119
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_every_parameter_counts():
     model = models.create(NAME, features=(3, 4), dense=(5,), map_size=2, norm="batch", activation="silu")
     assert unused(model, (12, 12, 1)) == []
     assert without_gradient(model, (12, 12, 1)) == []
 
 
+@pytest.mark.slow
 def test_evaluation():
     *_, logits, endpoints = check_evaluation(models.create(NAME, norm="group"), (16, 16, 1))
     np.testing.assert_allclose(endpoints["logits_map"][:, 0, 0], logits, rtol=1e-5, atol=1e-6)

@@ -84,6 +84,7 @@ def test_output_and_both_gradients_equal_xlas(case):
 
 
 @pytest.mark.parametrize("part", [1, 50, 200])
+@pytest.mark.slow
 def test_a_depthwise_kernels_gradient_is_the_sum_of_its_parts(part, monkeypatch):
     monkeypatch.setattr(depthwise, "PART", part)  # single rows, several rows, several images
     case = Case((6, 6), (3, 2), (4, 4), 4, (1, 2))

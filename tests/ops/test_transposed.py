@@ -147,6 +147,7 @@ def test_half_precision_is_kept_and_vmap_equals_one_after_the_other():
 @pytest.mark.parametrize(
     ("side", "kernel", "stride", "padding"), [(7, 3, 2, 1), (8, 3, 2, 1), (6, 4, 2, 1), (5, 3, 1, 0)]
 )
+@pytest.mark.slow
 def test_it_is_the_backward_pass_of_a_convolution(side, kernel, stride, padding):
     """Output padding tells which of the sizes that shrink to the same one was meant: 7 and 8 both become 4."""
     rng = np.random.default_rng(0)
@@ -173,6 +174,7 @@ def stamped(image, kernel, **arguments):
     return found[0]
 
 
+@pytest.mark.slow
 def test_the_example_with_padding():  # S4:979-1013, whose 4x4 result needs one more row and column than p = 1 leaves
     image, kernel = [[2, 1], [3, 2]], [[1, 2, 1], [2, 0, 1], [0, 2, 1]]
     full = [[2, 4, 3, 2, 1], [4, 0, 4, 0, 1], [3, 10, 7, 6, 3], [6, 0, 7, 0, 2], [0, 6, 3, 4, 2]]

@@ -213,6 +213,7 @@ def test_no_rows_are_refused():
         Response("l2"),
     ],
 )
+@pytest.mark.slow
 def test_nothing_overlaps_and_nothing_is_cut_off(decay_rows, spec):
     figure = figures.draw(spec, crossed(decay_rows))
     figure.draw_without_rendering()

@@ -51,6 +51,7 @@ def test_the_page_and_its_files_are_written(arguments, tmp_path):
         assert len(list(csv.DictReader(file))) == 30
 
 
+@pytest.mark.slow
 def test_every_verdict_is_there_in_words_with_effect_and_interval(arguments, tmp_path):
     text, parsed = read(tmp_path, arguments)
     for verdict in arguments["verdicts"]:
@@ -70,6 +71,7 @@ def test_every_verdict_is_there_in_words_with_effect_and_interval(arguments, tmp
         assert f".{outcome} {{" in text  # and has its colour
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_from_outside(arguments, tmp_path):
     text, parsed = read(tmp_path, arguments)
     assert {"script", "link", "iframe", "object"}.isdisjoint(tag for tag, _ in parsed.tags)
@@ -79,6 +81,7 @@ def test_the_page_needs_nothing_from_outside(arguments, tmp_path):
     assert not re.search(r"http|url\(|@import", text)
 
 
+@pytest.mark.slow
 def test_every_figure_is_inlined_and_described(arguments, tmp_path):
     _, parsed = read(tmp_path, arguments)
     images = [attributes for tag, attributes in parsed.tags if tag == "img"]
@@ -87,12 +90,14 @@ def test_every_figure_is_inlined_and_described(arguments, tmp_path):
     assert "Figure 2. Large dots are means over seeds" in parsed.text
 
 
+@pytest.mark.slow
 def test_the_table_holds_every_condition_and_unit(arguments, tmp_path):
     _, parsed = read(tmp_path, arguments)
     for words in ("train error (fraction)", "plain44", "0.620 ± 0.122 (5)", "5 done", "mean ± half-width"):
         assert words in parsed.text
 
 
+@pytest.mark.slow
 def test_the_introduction_keeps_paragraphs_and_code(arguments, tmp_path):
     text, _ = read(tmp_path, arguments)
     assert "<p>First paragraph,\nstill the first.</p>\n<p>Second.</p>\n" in text
@@ -195,6 +200,7 @@ def test_no_rows_are_refused(arguments, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_what_was_measured_without_training_has_its_tables_and_its_file(arguments, tmp_path):
     rows = [claims.measured({"depth": depth}, seed, {"norm": depth / 8}) for depth in (8, 20) for seed in (0, 1)]
     rows += [claims.measured({"kind": "relu <b>"}, 0, {"share": 1.0})]
@@ -206,6 +212,7 @@ def test_what_was_measured_without_training_has_its_tables_and_its_file(argument
         assert [(line["depth"], line["norm"]) for line in csv.DictReader(file)][:2] == [("8", "1.0"), ("8", "1.0")]
 
 
+@pytest.mark.slow
 def test_an_exact_verdict_shows_its_deviation_and_no_interval(arguments, tmp_path):
     exact = claims.Claim("identity", "The block is the identity.", "S4:446", "exact", 1e-6, unit="largest difference")
     verdicts = claims.judge([exact], {"identity": [0.0, 1e-7]})

@@ -170,6 +170,7 @@ def test_weights_that_change_while_a_sweep_runs_are_refused(spec, execution, sou
     assert differ in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_swept_file_that_changed_is_refused_by_name(spec, execution, source, tmp_path):
     arguments = {"seeds": [0], "directory": tmp_path / "sweep", "execution": execution}
     sweep.run(spec, sweep.product(weights=[str(source)]), **arguments)

@@ -100,6 +100,7 @@ def test_of_many_that_others_hold_the_lost_ones_are_found(
 
 
 @pytest.mark.parametrize("member", [None, Member()])
+@pytest.mark.slow
 def test_the_bundle_of_a_silent_holder_is_taken_over(
     member, three, settings, tmp_path, other, expected, rows_of, timeless
 ):

@@ -94,6 +94,7 @@ def test_a_module_that_returns_bare_logits_can_be_trained(batch):
     assert task.summarize(evaluated) == pytest.approx({"loss": plain[:4].mean(), "error": wrong[:4].mean()}, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_training_updates_the_state_and_draws_and_evaluation_does_neither(batch):
     task = classify(Full())
     check_outputs(Full(), SHAPE, CLASSES)

@@ -122,6 +122,7 @@ def test_statistics_of_frozen_stages_stay_and_those_of_others_move(variables, ba
         assert same == name.startswith(frozen), name
 
 
+@pytest.mark.slow
 def test_a_frozen_body_computes_as_in_evaluation_and_only_the_heads_dropout_acts(variables, batch):
     task, start, seen = task_of(BODY), split(variables, Staged(), BODY), []
 
@@ -155,6 +156,7 @@ def test_dropout_between_stages_belongs_to_the_one_that_it_feeds(variables, batc
     assert equations(program.jaxpr, "random_bits") == draws
 
 
+@pytest.mark.slow
 def test_evaluation_and_probes_see_the_whole_network(variables, batch):
     whole = classify(Staged(), probe_names=("batch_statistics",), batch_size=8)
 

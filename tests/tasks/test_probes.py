@@ -69,6 +69,7 @@ def test_padding_counts_nothing():
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 100])
+@pytest.mark.slow
 def test_batch_statistics_reads_batches_of_the_training_size(batch_size):
     sizes = []
 
@@ -85,6 +86,7 @@ def test_batch_statistics_reads_batches_of_the_training_size(batch_size):
     assert found["loss_batch_statistics"] == pytest.approx(3 * right + wrong, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_crops_average_probabilities():
     """The bar is seen once in its place and four times a column beside it: 1/5, 2/5 and 2/5."""
     sums = probes.crops(subject(lambda images, **_: (1e3 * images.sum((1, 3)), {}), 1), bars([4], [4]))
@@ -106,6 +108,7 @@ def test_one_vs_rest_of_a_head_that_only_says_yes():
     assert found["true_positive"] == pytest.approx(1 / WIDTH)
 
 
+@pytest.mark.slow
 def test_a_task_joins_the_sums_of_its_probes():
     import flax.linen as nn
 
@@ -167,6 +170,7 @@ def test_a_network_without_auxiliary_heads_is_refused():
         probes.auxiliary(probes.Subject(models.create("mlp"), where_is_the_bar, 1), bars([1], [1]))
 
 
+@pytest.mark.slow
 def test_the_effective_field_of_an_even_window_is_its_side_and_padding_counts_nothing():
     def endpoints(images):
         summed = jax.lax.reduce_window(images, 0.0, jax.lax.add, (1, 5, 5, 1), (1, 1, 1, 1), "SAME")
@@ -200,6 +204,7 @@ def test_noise_is_independent_where_neighbours_share_nothing():
     np.testing.assert_allclose(found["roughness_of_noise"] / 2, 1, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_the_endpoints_of_a_network_are_those_probed():
     model = models.create("dilated_cnn", dilations=(1, 2), width=3, num_classes=2)
     task = classify(model, probe_names=("effective_field", "roughness"), batch_size=2)

@@ -92,6 +92,7 @@ def planned(spec, name, values):
 
 
 @pytest.mark.parametrize(("spec", "name", "values", "says"), UNREAD)
+@pytest.mark.slow
 def test_a_number_without_effect_is_refused_with_the_reason(spec, name, values, says):
     with pytest.raises(UsageError, match=name) as refused:
         planned(spec, name, values)

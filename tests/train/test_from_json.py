@@ -65,6 +65,7 @@ def test_what_is_written_is_read_again(fields, data, numbers):
 
 
 @pytest.mark.parametrize("name", sorted(experiments()))
+@pytest.mark.slow
 def test_the_runs_of_every_experiment_are_read_again(name):
     module = experiments()[name]
     data = DataConfig(default_data(module))

@@ -147,6 +147,7 @@ def expected(digits, mlp, everything):
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 3, 4])
+@pytest.mark.slow
 def test_a_run_resumed_after_any_chunk_is_the_uninterrupted_one(resumed, expected, tmp_path, chunks):
     with pytest.raises(Interrupted, match=f"stopped at step {3 * chunks} of 12"):
         resumed(**stopping_at(3 * chunks))

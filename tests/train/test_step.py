@@ -229,6 +229,7 @@ def test_l2_adds_its_gradient_and_weight_decay_shrinks_kernels_alone(mlp, advanc
         np.testing.assert_array_equal(biases(lane(after.params, times)), biases(lane(after.params, 0)))
 
 
+@pytest.mark.slow
 def test_decay_is_l2_only_where_nothing_stands_between_gradient_and_step(mlp, advance):
     pair = [{"l2": 0.05}, {"weight_decay": 0.1}]
     plain = [Hyper(learning_rate=0.1, momentum=0.0, **n) for n in pair]

@@ -93,6 +93,7 @@ def test_the_whole_network_is_counted_and_kept(two_lanes):
     assert outcome.parameters_digest != other.parameters_digest
 
 
+@pytest.mark.slow
 def test_no_optimizer_state_is_kept_for_what_is_frozen(spec, advance):
     before, after = advance(dataclasses.replace(spec, weights=""), [PENALISED, Hyper()], TWO, 3)
     assert set(before.params) == {"dense2", "norm2", "head"}

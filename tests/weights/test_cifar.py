@@ -58,6 +58,7 @@ def test_a_file_with_projections_asks_for_option_b(tmp_path):
     weights.load(path, "resnet14_cifar", width=4, shortcut="B")
 
 
+@pytest.mark.slow
 def test_the_networks_of_four_stages(tmp_path):
     model = models.create("resnet18", stem="cifar", width=4, num_classes=10)
     variables = filled(model, (32, 32, 3))
@@ -71,6 +72,7 @@ def test_the_networks_of_four_stages(tmp_path):
         weights.load(path, "resnet18", width=4, num_classes=10)
 
 
+@pytest.mark.slow
 def test_preprocessing(tmp_path):
     _, _, tensors = network()
     path = zipped(tmp_path / "a.th", state(tensors))

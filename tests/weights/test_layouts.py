@@ -60,6 +60,7 @@ def test_the_error_names_the_network_that_a_file_fits():
 
 @pytest.mark.parametrize("dense", [(), (6, 5)])
 @pytest.mark.parametrize("name", ["alexnet", "vgg11", "vgg11_bn"])
+@pytest.mark.slow
 def test_a_flattened_map_has_its_channels_first_in_the_file(name, dense):
     fields = {"features": (2, 2, 2, 2, 4)} if name == "alexnet" else {"stages": ((3, 1), (4, 2)), "map_size": 2}
     side = 6 if name == "alexnet" else 2
@@ -78,6 +79,7 @@ def test_a_flattened_map_has_its_channels_first_in_the_file(name, dense):
         assert tree.leaf_digests(again) == tree.leaf_digests(variables)
 
 
+@pytest.mark.slow
 def test_the_convolutions_of_vgg_alone(tmp_path):
     """A file without dense layers, such as those that style transfer and detection use, and the endpoints from it."""
     stages = ((4, 1), (6, 2))

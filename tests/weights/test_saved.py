@@ -44,6 +44,7 @@ def test_what_was_not_given_is_absent(path, variables):
     assert tree.digest(weights.load(path, "toy")) == tree.digest(variables)
 
 
+@pytest.mark.slow
 def test_the_fields_of_the_network_are_restored(path):
     fields = {"depth": 8, "width": 4, "dtype": jnp.bfloat16, "num_classes": 3}
     from cnnjax import models

@@ -91,6 +91,7 @@ def test_stored_tensors_are_views_of_the_mapped_file(tmp_path):
 
 
 @WRITERS
+@pytest.mark.slow
 def test_every_shorter_file_is_refused(tmp_path, write):
     whole = write(tmp_path / "a.pth", state({"w": BASE, "v": BASE[:5]})).read_bytes()
     cut = tmp_path / "cut.pth"
