@@ -17,7 +17,17 @@ from cnnjax.sweep.grid import Assignment, Grid
 from cnnjax.train import shard
 from cnnjax.train.effect import check_effects, check_settings
 from cnnjax.train.program import Driver
-from cnnjax.train.spec import PLAIN, Hyper, Spec, check_values, digest, digest_of_text, json_text, validate
+from cnnjax.train.spec import (
+    PLAIN,
+    Hyper,
+    Spec,
+    check_reads_images,
+    check_values,
+    digest,
+    digest_of_text,
+    json_text,
+    validate,
+)
 from cnnjax.typing import UsageError, unknown
 
 AUTO = "auto"  # a driver's form that stands for the rule's
@@ -178,6 +188,8 @@ def plan(all_points: Sequence[Point], platform: str, driver: Driver | None = Non
         shard.check(chosen.runs, chosen.data, chosen.batch_norm, spec.batch_size)
         if chosen.data > 1:
             shard.check_network(spec, info)
+            if chosen.batch_norm == "local":
+                check_reads_images(spec, info, spec.batch_size // chosen.data)
         arranged += [
             Bundle(spec, info, chosen, image_cost, tuple(members[at : at + chosen.members]))
             for at in range(0, len(members), chosen.members)

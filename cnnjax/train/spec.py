@@ -194,7 +194,7 @@ def validate(spec: Spec, hypers: Sequence[Hyper], info: Info) -> None:
         reconstruction.check_outputs(model, info.image_shape)
     else:
         check_outputs(model, info.image_shape, info.num_classes)
-    _check_reads_images(model, name, info.image_shape, spec.batch_size)
+    check_reads_images(spec, info, spec.batch_size)
     if spec.frozen or spec.weights:
         shapes = variable_shapes(spec, info)
         if spec.weights:
@@ -247,12 +247,22 @@ def _warn(message: str) -> None:
     log.warning(message)
 
 
-def _check_reads_images(model: nn.Module, name: str, image_shape: tuple[int, int, int], batch_size: int) -> None:
-    """Refuses a network whose output is the same for all images, and warns of layers that are, from its shapes."""
-    found = cut_in_training(model, image_shape, batch_size)
+def check_reads_images(spec: Spec, info: Info, batch_size: int) -> None:
+    """Refuses a network whose output is the same for all images, and warns of layers that are, from its shapes.
+
+    Args:
+      spec: names the network.
+      info: of the data.
+      batch_size: images that are normalised together.
+
+    Raises:
+      UsageError: naming the layer and the remedy.
+    """
+    model, name = _model_of(spec, info)
+    found = cut_in_training(model, info.image_shape, batch_size)
     if not found.layers:
         return
-    height, width, _ = image_shape
+    height, width, _ = info.image_shape
     where = f"{name} on images of {height}x{width} in batches of {batch_size}: {label(found.layers[0])}"
     where += f" and {len(found.layers) - 1} more layers" if len(found.layers) > 1 else ""
     what = "standardise a single value by itself, which leaves their bias, whatever the image"

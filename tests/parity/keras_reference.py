@@ -47,7 +47,7 @@ KERAS = {
     "mobilenet_v2": Keras("MobileNetV2", 64, SAME),
     "efficientnet_b0": Keras("EfficientNetB0", 64, SAME),
     "efficientnet_b1": Keras("EfficientNetB1", 64, SAME),
-    "inception_v3": Keras("InceptionV3", 107, {"average_padding": False}),
+    "inception_v3": Keras("InceptionV3", 139, {"average_padding": False}),
 }
 
 

@@ -131,6 +131,12 @@ for driver, batch_size in ((Driver("auto", data=8), 16), (Driver("auto", runs=5)
         planned(driver, batch_size=batch_size)
     except UsageError as error:
         found["refusals"].append(str(error))
+one_image_each = {"model": "mlp", "model_fields": (("norm", "batch"),), "batch_size": 4}
+planned(Driver("scan", 1, data=4), **one_image_each)
+try:
+    planned(Driver("scan", 1, data=4, batch_norm="local"), **one_image_each)
+except UsageError as error:
+    found["refusals"].append(str(error))
 def signed(driver):
     return signature(planned(driver)[0], 1, "cpu", "cpu")
 usual = signed(Driver("scan", 1))
@@ -205,11 +211,12 @@ def test_synchronised_normalisation_has_the_gradients_of_the_plain_formula(four)
 
 
 def test_what_the_devices_cannot_share_is_refused(four):
-    devices, runs, batch = four["refusals"]
+    devices, runs, batch, one_image_each = four["refusals"]
     assert "run_devices=1 times data_devices=8 asks for 8 devices, but there are 4" in devices
     assert "--xla_force_host_platform_device_count=8" in devices
     assert "asks for 5 devices" in runs
     assert "batch_size=18 cannot be shared equally by data_devices=4. Use a multiple of 4, such as 16" in batch
+    assert "in batches of 1: norm1 standardise a single value by itself" in one_image_each
 
 
 def test_signatures_tell_devices_that_share_batches_and_no_others(four):
