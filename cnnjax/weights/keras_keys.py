@@ -8,17 +8,17 @@ each kind of them is counted from 0, ``conv2d_0``, in their order.
 
 import re
 from collections.abc import Mapping
-
-import numpy as np
+from typing import TypeVar
 
 from cnnjax.typing import UsageError
 
+Value = TypeVar("Value")
 RENAMED = {"depthwise_kernel": "kernel"}
 COUNTED = re.compile(r"(conv2d|batch_normalization|normalization)(?:_(\d+))?")
 
 
-def canonical(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors by the keys of this form; the last two parts of theirs.
+def canonical(tensors: Mapping[str, Value]) -> dict[str, Value]:
+    """The tensors, or whatever stands for them, by the keys of this form; the last two parts of theirs.
 
     Raises:
       UsageError: two keys would be one.
@@ -29,7 +29,7 @@ def canonical(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if found := COUNTED.fullmatch(layer):
             numbers.setdefault(found[1], set()).add(int(found[2] or 0))
     ranks = {kind: {number: rank for rank, number in enumerate(sorted(of))} for kind, of in numbers.items()}
-    renamed: dict[str, np.ndarray] = {}
+    renamed: dict[str, Value] = {}
     for key, (layer, variable) in keys.items():
         if found := COUNTED.fullmatch(layer):
             layer = f"{found[1]}_{ranks[found[1]][int(found[2] or 0)]}"
