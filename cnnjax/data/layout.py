@@ -19,7 +19,8 @@ SPLIT_NAMES = {
     "valid": ("valid", "val", "validation", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-SPLIT_WORDS = {word for names in SPLIT_NAMES.values() for name in names for word in (name, f"{name}set")}
+# trainset, test_images, valImages, trainA and trainB
+SPLIT_WORD = re.compile(f"({'|'.join(name for names in SPLIT_NAMES.values() for name in names)})(s|set|data|images|imgs)?")
 # What systems and tools leave in folders, with copies and thumbnails in it, beside all that begins with a dot.
 NOT_DATA = {"__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "system volume information", "lost+found"}
 SHOWN = 8  # folders in an error
@@ -195,8 +196,9 @@ def _split(name: str) -> str | None:
 
 
 def _sounds_like_split(name: str) -> bool:
-    """Whether one of its words is a split's, as in ``seg_train`` and ``val2017``."""
-    return not SPLIT_WORDS.isdisjoint(re.split("[^a-z]+", name.lower()))
+    """Whether one of its words is a split's, as in ``seg_train``, ``val2017`` and ``trainA``."""
+    apart = re.sub("(?<=[a-z])(?=[A-Z])", " ", name)
+    return any(SPLIT_WORD.fullmatch(word) for word in re.split("[^a-z]+", apart.lower()))
 
 
 def _ambiguous(root: Path, names: list[str], reason: str, remedy: str) -> UsageError:

@@ -69,6 +69,8 @@ AMBIGUOUS = {
                       "{root}/train/cat/*.png"),
     "years": (("train2017/cat", "train2017/dog", "val2017/cat", "val2017/dog"), "these sound like splits", "'train'"),
     "sets": (("training_set/cat", "training_set/dog", "test_set/cat"), "these sound like splits", "'train'"),
+    "capitals": (("trainA/cat", "trainB/cat", "testA/cat", "testB/cat"), "these sound like splits", "'train'"),
+    "one word": (("trainimages/cat", "testimages/cat"), "these sound like splits", "'train'"),
     "other words": (("seg_train/cat", "seg_test/cat"), "these sound like splits", "Call them 'train', 'valid' and"),
 }  # fmt: skip
 
