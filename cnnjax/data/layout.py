@@ -19,8 +19,8 @@ SPLIT_NAMES = {
     "valid": ("valid", "val", "validation", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-# trainset, test_images, valImages, trainA and trainB
-SPLIT_WORD = re.compile(f"({'|'.join(name for names in SPLIT_NAMES.values() for name in names)})(s|set|data|images|imgs)?")
+ALL_SPLIT_NAMES = "|".join(name for names in SPLIT_NAMES.values() for name in names)
+SPLIT_WORD = re.compile(f"({ALL_SPLIT_NAMES})(s|set|data|images|imgs)?")  # also trainset and testimages
 # What systems and tools leave in folders, with copies and thumbnails in it, beside all that begins with a dot.
 NOT_DATA = {"__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "system volume information", "lost+found"}
 SHOWN = 8  # folders in an error

@@ -38,17 +38,20 @@ def test_effects_that_are_there_are_reproduced(measured):
     assert set(outcomes(rows, measured).values()) == {"reproduced"}
 
 
+@pytest.mark.slow
 def test_reversed_effects_are_refuted(measured):
     rows = fabricated({"base": 0.3, "deep": 0.3, "wide": 0.3, "fine": 0.3, "compound": 0.4})
     found = outcomes(rows, measured)
     assert {found[name] for name in TRAINED} == {"refuted"}
 
 
+@pytest.mark.slow
 def test_noise_decides_nothing(measured):
     found = outcomes(fabricated(dict.fromkeys(experiment.NETS, 0.4), noise=0.1, draw=2), measured)
     assert {found[name] for name in TRAINED} == {"inconclusive"}
 
 
+@pytest.mark.slow
 def test_a_diverged_run_counts_with_the_error_of_chance(measured):
     rows = fabricated(dict.fromkeys(experiment.NETS, 0.4), noise=0.0)
     lost = next(row for row in rows if experiment.net_of(row["assignment"], rows) == "deep")
@@ -70,6 +73,7 @@ def test_the_four_nets_cost_about_the_same():  # those of paper, which take long
 
 
 @pytest.mark.parametrize(("axis", "claim"), [("published", "published-parameters"), ("net", "equal-cost")])
+@pytest.mark.slow
 def test_other_counts_are_refuted(axis, claim, measured):
     at = next(row for row in measured if axis in row["assignment"] and row["assignment"].get("net") != "base")
     broken = {**at, "metrics": {key: value * 2 for key, value in at["metrics"].items()}}

@@ -47,6 +47,7 @@ def test_rule(without, with_scaling, times, noise, expected, compared):
     assert {found[name] for name in found.keys() - fabricated.trained(shared_computation)} == {"reproduced"}
 
 
+@pytest.mark.slow
 def test_counts_by_hand(compared):  # S4:734-764
     by_side = {row["assignment"]["side"]: row["metrics"] for row in compared}
     conv, dense = 5 * 5 * 3 * 16, 5 * 5 * 16 * 400 + 400 * 400 + 400 * 4  # for each place
@@ -56,6 +57,7 @@ def test_counts_by_hand(compared):  # S4:734-764
     assert by_side[16]["scores"] == 2
 
 
+@pytest.mark.slow
 def test_scores_that_differ_are_refuted(compared):
     broken = [claims.measured(row["assignment"], 0, {**row["metrics"], "deviation": 0.1}) for row in compared]
     measured = [*broken, *turns(1.0, 2.0)]

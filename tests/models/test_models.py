@@ -75,7 +75,10 @@ def test_shapes_of_logits_and_endpoints(name, fields, expected):
 # What a network computes
 
 
-@pytest.mark.parametrize("name", SMALL)
+SLOW = ("instance", "layer", "lenet5 swapped", "residual swapped")  # their kinds are among the others
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in SMALL])
 def test_every_parameter_has_a_gradient_and_evaluation_draws_nothing(name):
     model, shape = SMALL[name]()
     variables, x = filled(model, shape), images(6, shape)

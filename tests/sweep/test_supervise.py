@@ -46,6 +46,7 @@ def test_a_bundle_that_fails_is_reported_after_the_others_were_finished(two_work
     assert {row["signature_digest"] for row in rows} == {rows[0]["signature_digest"]}
 
 
+@pytest.mark.slow
 def test_workers_tell_their_progress(two_workers, long_jobs):
     _, _, news = two_workers
     for job in long_jobs:
@@ -74,6 +75,7 @@ def test_a_killed_worker_is_replaced_and_no_bit_changes(two_workers, long_jobs, 
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.slow
 def test_in_process_agrees_with_the_workers_to_rounding(two_workers, long_jobs, settings, rows_of, tmp_path):
     (first, *_) = rows_of(two_workers[0].directory, long_jobs)
     in_process(long_jobs[:1], settings(tmp_path), lambda news: None)

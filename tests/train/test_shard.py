@@ -167,6 +167,7 @@ def test_devices_that_share_the_runs_give_the_bits_of_one(four, lanes):
     assert not set(four["alone 1"]) & set(four["alone 2"])  # other lanes are another program
 
 
+@pytest.mark.slow
 def test_devices_that_share_each_batch_agree_with_one_to_rounding(four):
     for name in ("losses", "metrics"):
         np.testing.assert_allclose(four["four"][name], four["one"][name], rtol=1e-5, atol=1e-6)
@@ -175,22 +176,26 @@ def test_devices_that_share_each_batch_agree_with_one_to_rounding(four):
     np.testing.assert_allclose(four["four"]["outputs"], four["one"]["outputs"], atol=2e-3)  # kept as float16
 
 
+@pytest.mark.slow
 def test_local_statistics_are_another_run_that_learns_too(four):
     gaps = np.abs(np.subtract(four["local"], four["one"]["losses"][::3]))
     assert gaps.max() > 1e-3
     assert gaps.max() < 0.5
 
 
+@pytest.mark.slow
 def test_the_feed_changes_no_bit_and_the_same_devices_repeat_themselves(four):
     assert four["streamed"] == four["drawn"][:1]
     assert four["drawn"][0] == four["drawn"][1]
 
 
+@pytest.mark.slow
 def test_runs_and_batches_are_shared_at_once(four):
     assert four["grid"][0] == four["grid"][1]
     assert len(set(four["grid"][0])) == 2
 
 
+@pytest.mark.slow
 def test_a_state_is_resumed_by_the_same_devices_and_by_others_only_if_asked(four):
     assert four["resumed"] == four["drawn"][:1]
     assert "data=4" in four["refused"]
@@ -202,14 +207,17 @@ def test_a_state_is_resumed_by_the_same_devices_and_by_others_only_if_asked(four
     assert loss == pytest.approx(expected, rel=0.2)  # the devices drew other dropout
 
 
+@pytest.mark.slow
 def test_a_streaming_device_gets_only_the_examples_that_it_needs(four):
     assert four["pools"] == [[[2, 3 * 8], True, True]] * 2
 
 
+@pytest.mark.slow
 def test_synchronised_normalisation_has_the_gradients_of_the_plain_formula(four):
     assert max(four["gradients"]) < 1e-5
 
 
+@pytest.mark.slow
 def test_what_the_devices_cannot_share_is_refused(four):
     devices, runs, batch, one_image_each = four["refusals"]
     assert "run_devices=1 times data_devices=8 asks for 8 devices, but there are 4" in devices
@@ -219,6 +227,7 @@ def test_what_the_devices_cannot_share_is_refused(four):
     assert "in batches of 1: norm1 standardise a single value by itself" in one_image_each
 
 
+@pytest.mark.slow
 def test_signatures_tell_devices_that_share_batches_and_no_others(four):
     assert four["signatures"]["same"]
     told = {"device_count": 4, "data": 4, "processes": 1, "batch_norm": "local"}
