@@ -27,7 +27,7 @@ def pytest_collection_finish():
     """A tenth of the time goes into looking for garbage among what stays: modules, and the tests themselves."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 20, 100)
+    gc.set_threshold(50_000, 10, 10)
 
 
 @pytest.fixture(scope="session", autouse=True)
