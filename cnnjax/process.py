@@ -10,6 +10,7 @@ or directory; its name says whose it was, and ``sweep_up`` removes those of proc
 import contextlib
 import ctypes
 import hashlib
+import logging
 import os
 import shutil
 import signal
@@ -108,6 +109,16 @@ def ending_with_this_one(number: int = signal.SIGTERM) -> Callable[[], None]:
                 os.kill(os.getpid(), number)
 
     return settle
+
+
+def print_warnings_plainly() -> None:
+    """From here on, warnings of the log are printed as they are: Python's own way where nobody has configured it.
+
+    Otherwise the first line that a library logs by absl, as Orbax does, would configure it, and put a level and a name
+    before everybody's warnings.
+    """
+    if logging.lastResort is not None and not logging.root.handlers:
+        logging.root.addHandler(logging.lastResort)
 
 
 def oom_kills(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:

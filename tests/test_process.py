@@ -89,3 +89,12 @@ def _lives(pid):
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_warnings_are_printed_as_they_are_whatever_other_libraries_log():
+    code = (
+        "import logging, absl.logging; from cnnjax.process import print_warnings_plainly; print_warnings_plainly(); "
+        "absl.logging.info('of absl'); logging.getLogger('cnnjax.train').warning('of ours')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == "of ours\n"

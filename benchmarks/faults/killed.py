@@ -301,24 +301,37 @@ def two_sweeps(place: Place) -> Finding:
         problems += [f"pair {number}: run {run} was trained twice" for run in set(owners) if owners.count(run) > 1]
         shared += len({event["worker"] for event in sweep.events("done")}) > 1
     writers, rows = (4, 50) if place.quick else (16, 1000)
-    good = _writers(place, writers, rows, problems)
+    good = rows_of_writers(place, writers, rows, problems)
     return Finding.of(
         problems, pairs=pairs, pairs_that_shared_the_work=shared, rows_written=writers * rows, rows_that_parse=good
     )
 
 
-WRITER = """
+SHARED = 10**9  # seeds from here on are written by all
+WRITER = f"""
 import sys
 from pathlib import Path
+from cnnjax.strict_json import encode
 from cnnjax.sweep.store import Store
-store, writer = Store(Path(sys.argv[1])), int(sys.argv[2])
-for number in range(int(sys.argv[3])):
-    store.write({"run_id": f"{writer:04x}{number:012x}", "metrics": {"loss": number / 7}, "text": "x" * 2000})
-    store.write({"run_id": f"ffff{number:012x}", "metrics": {"loss": number / 7}, "text": "x" * 2000})  # all write this
+from cnnjax.train.spec import digest_of_text
+store, writer, rows = Store(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
+spec = {{"text": "x" * 2000}}
+written = encode(spec)
+signature = {{"spec": digest_of_text(written)}}
+def write(seed):
+    store.write({{
+        "run_id": digest_of_text(f'{{{{"hyper": {{{{}}}}, "seed": {{seed}}, "spec": {{written}}}}}}'), "seed": seed,
+        "assignment": {{}}, "spec": spec, "hyper": {{}}, "signature": signature, "history": [],
+        "signature_digest": digest_of_text(encode(signature)), "data": "", "parameters_digest": "",
+        "metrics": {{"loss": seed / 7}}, "status": "done", "diverged_step": None,
+    }})
+for number in range(rows):
+    write(writer * rows + number)
+    write({SHARED} + number)
 """
 
 
-def _writers(place: Place, writers: int, rows: int, problems: list[str]) -> int:
+def rows_of_writers(place: Place, writers: int, rows: int, problems: list[str]) -> int:
     """Rows that can be read after many processes wrote them at once, some of them the same."""
     import sys
 
@@ -339,7 +352,7 @@ def _writers(place: Place, writers: int, rows: int, problems: list[str]) -> int:
     names = [path.stem for path in Path(directory / "rows").glob("*.json")]
     for name in names:
         try:
-            good += store.read(name)["run_id"] == name and not name.startswith("ffff")
+            good += store.read(name)["seed"] < SHARED
         except ValueError as error:
             problems.append(str(error))
     if len(names) != (writers + 1) * rows:

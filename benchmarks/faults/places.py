@@ -141,10 +141,10 @@ def _full(directory: Path) -> tuple[Mend, Path]:
 
 
 SPOILT = {
-    "moved": _moved,
-    "rows are a file": _rows_a_file,
-    "exchanged": _exchanged,
     "removed": _removed,
+    "rows are a file": _rows_a_file,
+    "moved": _moved,
+    "exchanged": _exchanged,
     "read-only": _read_only,
     "rows are read-only": _rows_read_only,
     "the disk fills": _full,

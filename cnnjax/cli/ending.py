@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from cnnjax.process import print_warnings_plainly
 from cnnjax.text import never_fail_to_print, printable, shortened
 
 NOBODY_READS = 141  # what a shell says of a program that SIGPIPE has ended
@@ -29,6 +30,7 @@ def ended(label: str, command: Callable[[], int]) -> int:
       command: does its work and returns its exit code.
     """
     never_fail_to_print()
+    print_warnings_plainly()
     try:
         try:
             code = command()

@@ -142,6 +142,7 @@ def run_bundle(
     Raises:
       Interrupted: asked to stop; see ``train``.
       LeaseLost: ``may_write`` said no.
+      Unwritable: the store's directory was moved or removed.
       UsageError: the data, the weights or the code are not those that the sweep started with.
     """
     dataset = dataset_of(bundle.spec.data)
@@ -180,6 +181,10 @@ def run_bundle(
                     row["weights"] = _keep_weights(bundle, dataset, outcome.variables, store, row["run_id"])
             store.write(row)
 
+    def stops() -> bool:
+        store.check_place()  # before the next checkpoint, which would go into a directory of the same name
+        return should_stop()
+
     train(
         bundle.spec,
         [point.hyper for point in padded],
@@ -195,7 +200,7 @@ def run_bundle(
         on_progress=on_progress,
         on_evaluation=on_evaluation,
         on_outcomes=write,
-        should_stop=should_stop,
+        should_stop=stops,
     )
     return rows
 

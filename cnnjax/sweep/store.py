@@ -140,6 +140,15 @@ class Store:
         self._place.check()
         return self._place.identity
 
+    def check_place(self) -> None:
+        """Refuses to go on where the directory that was opened was moved or removed.
+
+        Raises:
+          Unwritable: it was.
+        """
+        if self._place is not None:
+            self._place.check()
+
     @contextlib.contextmanager
     def writing(self, folder: str = "") -> Iterator[Path]:
         """Around what writes into the directory, or into a folder of it, which is made where it is missing.

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax.interrupt import SIGNALS
-from cnnjax.process import oom_kills, with_this_one
+from cnnjax.process import oom_kills, print_warnings_plainly, with_this_one
 from cnnjax.sweep.execute import STOP_SECONDS, check, handling, stopped
 from cnnjax.sweep.execution import Member
 from cnnjax.sweep.place import Unwritable
@@ -281,6 +281,7 @@ def _packed(task: Any) -> memoryview:
 
 def _serve(pipe: Any, stop: Any, worker: Worker) -> None:
     """The life of a worker process."""
+    print_warnings_plainly()
     for which in SIGNALS:
         signal.signal(which, signal.SIG_IGN)  # the supervisor decides, and tells by ``stop``
     jobs, settings, skip = pipe.recv()

@@ -10,6 +10,7 @@ A damaged checkpoint is passed over for the one before. One that is whole but be
 with other arrays, is refused: to go on from an older one, or from the start, would hide the mistake.
 """
 
+import collections
 import contextlib
 import errno
 import functools
@@ -17,6 +18,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import threading
@@ -36,8 +38,11 @@ from cnnjax.typing import UsageError, differences
 KEEP = 2  # the newest, and one to fall back on
 ARRAYS, RECORD = "arrays", "record.json"
 PLAIN = "arrays.npz"  # in place of ARRAYS where several processes have joined: Orbax would save from all at once
+ORBAXS_TASKS = re.compile("orbax|OCDBT|tensorstore")
+FAILED_HANDLES = 8  # of failed saves, kept open while the last of their writes may go on
 log = logging.getLogger(__name__)
 _saving = threading.Lock()
+_failed: collections.deque[int] = collections.deque()
 
 
 class Restored(NamedTuple):
@@ -151,14 +156,38 @@ def _quiet() -> Iterator[None]:
             orbax.disabled = before
 
 
+@contextlib.contextmanager
+def _held(directory: Path) -> Iterator[Path]:
+    """A path that leads to this very directory wherever it is moved to, and nowhere once it is removed.
+
+    Orbax makes whatever is missing above a file that it writes. By the directory's own path it would make a directory
+    again that was moved away meanwhile. Where there is no such path (not Linux), it is the directory's own.
+    """
+    handles = Path("/proc/self/fd")
+    if not handles.is_dir():
+        yield directory.absolute()
+        return
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if not os.fstat(handle).st_nlink:  # where Orbax cannot make its first folder, its threads wait for minutes
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(directory))
+        yield handles / str(handle)
+    except BaseException:  # the number must not become another directory's while writes to it go on
+        _failed.append(handle)
+        if len(_failed) > FAILED_HANDLES:
+            os.close(_failed.popleft())
+        raise
+    os.close(handle)
+
+
 @functools.cache
 def _drop_late_reports() -> None:
-    """Where one of Orbax's writes fails, it raises that, and closes its event loop without waiting for the others.
+    """Where one of Orbax's writes or reads fails, it raises that, and closes its event loop before the others end.
 
     What becomes of those is printed later, beside the error raised: by asyncio, which logs a failed task that nobody
     asked for, and by TensorStore's threads, which can no longer report to the loop and are not Python's own.
     """
-    logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
+    logging.getLogger("asyncio").addFilter(lambda record: not ORBAXS_TASKS.search(record.getMessage()))
     before = sys.unraisablehook
 
     def hook(report: Any) -> None:
@@ -175,8 +204,8 @@ def _write(path: Path, record: Mapping[str, Any], arrays: Any) -> None:
     else:
         from orbax.checkpoint import v1 as ocp  # slow to import; short runs never save
 
-        with _quiet():
-            ocp.save((path / ARRAYS).absolute(), arrays)
+        with _quiet(), _held(path) as held:
+            ocp.save(held / ARRAYS, arrays)
     record = {**record, "files": {name: _file_digest(path / name) for name in _files(path)}}
     text = encode({"record": record, "sha256": _sha256(record)}, indent=1)
     (path / RECORD).write_text(text)
@@ -354,4 +383,5 @@ def _sha256(record: Any) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    text = re.sub(r"/proc/self/fd/\d+/?", "", str(error))  # of ``_held``
+    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.faults import storm
 from benchmarks.faults.finding import Place
-from benchmarks.faults.killed import newest_checkpoint
+from benchmarks.faults.killed import newest_checkpoint, rows_of_writers
 from benchmarks.faults.processes import Sweep, differences, ended_afterwards, wait_for
 from cnnjax.data import DataConfig
 from cnnjax.sweep import Execution, run
@@ -68,3 +68,10 @@ def test_a_sweep_that_is_killed_and_interrupted_is_the_one_left_in_peace(tmp_pat
             assert second.wait(LIMIT).code == 0
     assert differences(expected, sweep.rows()) == []
     assert sweep.leftovers() == []
+
+
+@pytest.mark.slow
+def test_rows_of_several_writers_can_all_be_read(tmp_path):
+    problems = []
+    assert rows_of_writers(Place(tmp_path, Path(os.environ["CNNJAX_CACHE"]), quick=True), 2, 20, problems) == 40
+    assert problems == []

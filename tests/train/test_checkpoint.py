@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import jax
@@ -275,6 +277,39 @@ def test_a_save_that_fails_leaves_the_earlier_ones(directory, failing, monkeypat
 
 
 @pytest.mark.slow
+def remove(directory, elsewhere):
+    os.rename(directory, elsewhere)
+    shutil.rmtree(elsewhere, ignore_errors=True)  # it is written into meanwhile
+
+
+@pytest.mark.parametrize("move", [os.rename, remove])
+def test_a_directory_that_is_moved_or_removed_while_orbax_writes_is_not_made_again(move, tmp_path, monkeypatch):
+    from orbax.checkpoint import v1
+
+    def moved(*arguments, real=v1.save):
+        def look():
+            while not list((tmp_path / "sweep").glob("checkpoints/bundle/.*/*tmp/*")):
+                time.sleep(0.001)
+            move(tmp_path / "sweep", tmp_path / "elsewhere")
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        try:
+            real(*arguments)
+        finally:
+            looking.join()
+
+    large = {"w": np.random.default_rng(0).random(4_000_000)}  # long enough in writing
+    (tmp_path / "sweep").mkdir()
+    save(tmp_path / "sweep/checkpoints/bundle", 10)
+    monkeypatch.setattr(v1, "save", moved)
+    with pytest.raises(OSError, match="The checkpoint of step 20 could not be written"):
+        checkpoint.save(tmp_path / "sweep/checkpoints/bundle", OWNER, 20, large, {})
+    assert not (tmp_path / "sweep").exists()
+    if move is os.rename:
+        assert restored_step(tmp_path / "elsewhere/checkpoints/bundle") == 10
+
+
 def test_what_a_failed_write_reports_late_is_dropped_and_nothing_else(directory, caplog):
     write = "async def write():\n    raise ValueError(owner)\n"
 
@@ -293,6 +328,7 @@ def test_what_a_failed_write_reports_late_is_dropped_and_nothing_else(directory,
 
     save(directory, 9)
     forgotten("theirs", "/site-packages/orbax/checkpoint/type_handlers.py")
+    forgotten('Metadata at "w" in OCDBT database does not exist', "/python3.11/asyncio/tasks.py")
     assert caplog.text == ""
     forgotten("another's", "/site-packages/another.py")
     assert "another's" in caplog.text
