@@ -35,8 +35,8 @@ def full_disk(place: Place) -> Finding:
     cases = {
         "save": (often, "checkpoints", _after_a_checkpoint),
         "everything": (often, ".", _after_a_checkpoint),
-        "row": ((*flags, "--checkpoint_seconds=3600"), "rows", _at_once),
-        "log": (often, "log", _at_once),
+        "row": ((*flags, "--checkpoint_seconds=3600"), "rows", _in_training),
+        "log": (often, "log", _in_training),
     }
     for name in list(cases)[:2] if place.quick else cases:
         given, where, moment = cases[name]
@@ -88,8 +88,8 @@ def _fill(disk: Path) -> Path:
     return ballast
 
 
-def _at_once(sweep: Sweep) -> bool:
-    return sweep.directory.exists()
+def _in_training(sweep: Sweep) -> bool:
+    return bool(sweep.events("began"))
 
 
 def _after_a_checkpoint(sweep: Sweep) -> bool:
