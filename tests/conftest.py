@@ -24,7 +24,7 @@ set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "cnnjax-hypothesis")  # it
 
 
 def pytest_collection_finish():
-    """A tenth of the time goes into looking for garbage among what stays: modules, and the tests themselves."""
+    """Less looking for garbage among what stays anyway, such as modules and the tests themselves: it takes time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 10, 10)

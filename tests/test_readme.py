@@ -24,14 +24,21 @@ COMMANDS = [
 ]
 LAUNCHED = [command for command in COMMANDS if "-m launch " in command]
 NUMBERS = [command for command in COMMANDS if "-m experiments.worked_numbers" in command]
-EXPERIMENTS = {}  # arguments -> one of the commands that have them, whatever is set or sent before or after
-for command in COMMANDS:
-    if "-m experiments." in command and command not in NUMBERS:
-        words = shlex.split(command.split("&&")[-1].strip("'"))
-        name, *arguments = words[len(words) - words[::-1].index("-m") :]
-        # No data, no network and no second device here; a workdir and a plan come from the test.
-        passed_over = ("--data=", "--data_devices=", "--workdir=", "--plan")
-        EXPERIMENTS[name, *(word for word in arguments if not word.startswith(passed_over))] = command
+# No data, no network and no second device here; the test gives a workdir and asks for a plan.
+LEFT_OUT = ("--data=", "--data_devices=", "--workdir=", "--plan")
+
+
+def experiment_of(command):
+    """The module of the experiment that a command runs, and the arguments that are tested."""
+    words = shlex.split(command.split("&&")[-1].strip("'"))
+    name, *arguments = words[len(words) - words[::-1].index("-m") :]
+    return name, *(word for word in arguments if not word.startswith(LEFT_OUT))
+
+
+# One command for each set of arguments: several show the same experiment on another machine or cluster.
+EXPERIMENTS = {
+    experiment_of(command): command for command in COMMANDS if "-m experiments." in command and command not in NUMBERS
+}
 
 
 @pytest.mark.parametrize(

@@ -307,27 +307,27 @@ def two_sweeps(place: Place) -> Finding:
     )
 
 
-SHARED = 10**9  # seeds from here on are written by all
-WRITER = f"""
+SHARED = 10**9  # all writers write the rows of the seeds from here on
+WRITER = """
 import sys
 from pathlib import Path
 from cnnjax.strict_json import encode
 from cnnjax.sweep.store import Store
 from cnnjax.train.spec import digest_of_text
-store, writer, rows = Store(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
-spec = {{"text": "x" * 2000}}
+store, (writer, rows, shared) = Store(Path(sys.argv[1])), map(int, sys.argv[2:])
+spec = {"text": "x" * 2000}
 written = encode(spec)
-signature = {{"spec": digest_of_text(written)}}
+signature = {"spec": digest_of_text(written)}
 def write(seed):
-    store.write({{
-        "run_id": digest_of_text(f'{{{{"hyper": {{{{}}}}, "seed": {{seed}}, "spec": {{written}}}}}}'), "seed": seed,
-        "assignment": {{}}, "spec": spec, "hyper": {{}}, "signature": signature, "history": [],
+    store.write({
+        "run_id": digest_of_text(f'{{"hyper": {{}}, "seed": {seed}, "spec": {written}}}'), "seed": seed,
+        "assignment": {}, "spec": spec, "hyper": {}, "signature": signature, "history": [],
         "signature_digest": digest_of_text(encode(signature)), "data": "", "parameters_digest": "",
-        "metrics": {{"loss": seed / 7}}, "status": "done", "diverged_step": None,
-    }})
+        "metrics": {"loss": seed / 7}, "status": "done", "diverged_step": None,
+    })
 for number in range(rows):
     write(writer * rows + number)
-    write({SHARED} + number)
+    write(shared + number)
 """
 
 
@@ -341,7 +341,7 @@ def rows_of_writers(place: Place, writers: int, rows: int, problems: list[str]) 
     made = [
         Process(
             place.fresh("writers") / str(writer),
-            [sys.executable, "-c", WRITER, str(directory), str(writer), str(rows)],
+            [sys.executable, "-c", WRITER, str(directory), str(writer), str(rows), str(SHARED)],
             {},
         )
         for writer in range(writers)

@@ -5,9 +5,9 @@
 
 from cnnjax.sweep.execution import Execution
 from cnnjax.sweep.grid import Grid, explicit, product, zipped
+from cnnjax.sweep.kept import arrays, outputs, weights_of
 from cnnjax.sweep.plan import Plan, Point, plan, points
 from cnnjax.sweep.session import run
-from cnnjax.sweep.store import arrays, outputs, weights_of
 
 __all__ = [
     "Execution",

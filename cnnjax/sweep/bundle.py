@@ -15,8 +15,9 @@ from cnnjax import __version__
 from cnnjax.data.catalog import DataConfig, Dataset, load
 from cnnjax.provenance import code_differences, source_digest
 from cnnjax.sweep.execution import Execution
+from cnnjax.sweep.kept import encoded, encoded_arrays
 from cnnjax.sweep.plan import Bundle, Point
-from cnnjax.sweep.store import Row, Store, encoded, encoded_arrays
+from cnnjax.sweep.store import Row, Store
 from cnnjax.train import checkpoint, lowered, peers
 from cnnjax.train.pretrained import sha256
 from cnnjax.train.program import compiler_options

@@ -38,7 +38,7 @@ from cnnjax.typing import UsageError, differences
 KEEP = 2  # the newest, and one to fall back on
 ARRAYS, RECORD = "arrays", "record.json"
 PLAIN = "arrays.npz"  # in place of ARRAYS where several processes have joined: Orbax would save from all at once
-ORBAXS_TASKS = re.compile("orbax|OCDBT|tensorstore")
+ORBAXS_TASKS = re.compile("orbax|OCDBT|tensorstore")  # one of these words is in what asyncio reports of them
 FAILED_HANDLES = 8  # of failed saves, kept open while the last of their writes may go on
 log = logging.getLogger(__name__)
 _saving = threading.Lock()

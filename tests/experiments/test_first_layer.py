@@ -10,7 +10,7 @@ from cnnjax import models, rng
 from cnnjax.analysis import gabor
 from cnnjax.data import DataConfig
 from cnnjax.sweep import arrays, run
-from cnnjax.sweep.store import encoded_arrays
+from cnnjax.sweep.kept import encoded_arrays
 from experiments import first_layer
 from tests.fixtures.networks import jit
 

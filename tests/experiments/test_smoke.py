@@ -16,7 +16,7 @@ from cnnjax.sweep import plan, points
 from cnnjax.sweep.grid import NOTHING
 
 EXPERIMENTS = experiments()
-QUICK = ("fft_crossover", "lrn", "test_time")  # to train the others as well takes minutes
+QUICK = ("lrn", "test_time")  # to train the others as well takes minutes
 SMOKE = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in EXPERIMENTS]
 
 

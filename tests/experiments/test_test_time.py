@@ -5,7 +5,7 @@ import pytest
 
 from cnnjax import claims
 from cnnjax.data import DataConfig
-from cnnjax.sweep.store import encoded
+from cnnjax.sweep.kept import encoded
 from experiments import test_time as experiment
 
 CROP = 0.25

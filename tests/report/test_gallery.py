@@ -106,6 +106,7 @@ def test_words_that_the_page_uses_are_explained(exhibit, page):
     text = page(exhibit()).text
     for word in ("✓ Reproduced", "✗ Refuted", "? Inconclusive", "– Not run", "Interval", "Difference", "seed"):
         assert word in text
+    assert f"{100 * claims.ALPHA:g} times in 100 (p < {claims.ALPHA:g})" in " ".join(text.split())
     assert "JAX" not in text
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from cnnjax import process
 from cnnjax.process import write_atomically
+from cnnjax.sweep.kept import arrays, encoded, encoded_arrays, outputs
 from cnnjax.sweep.place import Unwritable
-from cnnjax.sweep.store import Store, arrays, dumps, encoded, encoded_arrays, outputs
+from cnnjax.sweep.store import Store, dumps
 from cnnjax.sweep.validity import check_row, content_digest
 from cnnjax.train.spec import digest
 from cnnjax.typing import UsageError

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import jax
@@ -276,7 +275,6 @@ def test_a_save_that_fails_leaves_the_earlier_ones(directory, failing, monkeypat
     assert names(directory) == ["6", "9"]
 
 
-@pytest.mark.slow
 def remove(directory, elsewhere):
     os.rename(directory, elsewhere)
     shutil.rmtree(elsewhere, ignore_errors=True)  # it is written into meanwhile
@@ -287,17 +285,21 @@ def test_a_directory_that_is_moved_or_removed_while_orbax_writes_is_not_made_aga
     from orbax.checkpoint import v1
 
     def moved(*arguments, real=v1.save):
-        def look():
-            while not list((tmp_path / "sweep").glob("checkpoints/bundle/.*/*tmp/*")):
-                time.sleep(0.001)
-            move(tmp_path / "sweep", tmp_path / "elsewhere")
+        ended = threading.Event()
 
-        looking = threading.Thread(target=look)
-        looking.start()
+        def move_in_the_middle():
+            while not list((tmp_path / "sweep").glob("checkpoints/bundle/.*/*tmp/*")) and not ended.wait(0.001):
+                pass
+            if not ended.is_set():
+                move(tmp_path / "sweep", tmp_path / "elsewhere")
+
+        mover = threading.Thread(target=move_in_the_middle)
+        mover.start()
         try:
             real(*arguments)
         finally:
-            looking.join()
+            ended.set()
+            mover.join()
 
     large = {"w": np.random.default_rng(0).random(4_000_000)}  # long enough in writing
     (tmp_path / "sweep").mkdir()
@@ -310,6 +312,7 @@ def test_a_directory_that_is_moved_or_removed_while_orbax_writes_is_not_made_aga
         assert restored_step(tmp_path / "elsewhere/checkpoints/bundle") == 10
 
 
+@pytest.mark.slow
 def test_what_a_failed_write_reports_late_is_dropped_and_nothing_else(directory, caplog):
     write = "async def write():\n    raise ValueError(owner)\n"
 
